@@ -1,0 +1,1 @@
+"""Durable tasks in PostgreSQL. Has never heard of a socket."""

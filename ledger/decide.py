@@ -1,0 +1,257 @@
+"""The one decision of the ledger: what a request does to a task.
+
+Pure. `decide` looks at a task's state and one request and says what is to be appended, or why nothing is. It never
+assigns a time (PostgreSQL's clock does) and never says that something was written (only a commit does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from ledger.model import (
+    NEXT,
+    REPORTED,
+    TERMINAL,
+    Cancel,
+    CancelRequest,
+    CancelStage,
+    Change,
+    Create,
+    Move,
+    Prior,
+    Receipt,
+    Rejection,
+    Report,
+    Request,
+    State,
+    Status,
+    Step,
+)
+
+
+def decide(state: State | None, request: Request, prior: Prior | None) -> Change | Receipt | Rejection:
+    """Decide one request against the newest state of its task (None: nobody has heard of it).
+
+    `prior` is the transition that already carries the request's key, if there is one. A `Change` is to be appended at
+    `state.seq + 1`; a `Receipt` answers a repeat; a `Rejection` says why there is no effect.
+    """
+    if prior is not None:
+        if prior.digest != request.digest:
+            return _key_reused(request)
+        return Receipt(
+            task_id=request.task_id,
+            seq=prior.seq,
+            status=prior.status,
+            attempt=prior.attempt,
+            repeat=True,
+            cancel=_open_cancel(state) if state is not None else None,
+        )
+    if isinstance(request, Report):
+        return _decide_report(state, request)
+    if isinstance(request, Create):
+        return _decide_create(state, request)
+    return _decide_cancel(state, request)
+
+
+def receipt(change: Change) -> Receipt:
+    """The answer to a change once it is committed."""
+    after = change.state
+    return Receipt(
+        task_id=after.task_id,
+        seq=after.seq,
+        status=after.status,
+        attempt=after.attempt,
+        repeat=False,
+        cancel=_open_cancel(after),
+    )
+
+
+def _decide_report(state: State | None, report: Report) -> Change | Receipt | Rejection:
+    before = state or State(tenant=report.tenant, task_id=report.task_id)
+    refusal = _check_report(before, report)
+    if refusal is not None:
+        return refusal
+    move = _move_of(before, report)
+    after_status = NEXT[before.status].get(move)
+    cancel = before.cancel
+    if after_status is None or (cancel is None and move in _ANSWERS):
+        return _illegal(before, report)
+    stage: CancelStage | None = None
+    if cancel is not None and before.status is Status.CANCELLING:
+        stage = _STAGE_AFTER.get(move)
+        if stage is CancelStage.DELIVERED and cancel.stage is CancelStage.DELIVERED:
+            return _repeat_of(before)  # said twice without a key: still one effect
+        if stage is not None:
+            cancel = replace(cancel, stage=stage)
+    attempt = _attempt_after(before, report)
+    seq = before.seq + 1
+    kept_n = before.n if attempt == before.attempt else 0
+    after = replace(
+        before,
+        kind=before.kind if before.kind is not None else report.kind,
+        owner=before.owner if before.owner is not None else report.owner,
+        status=after_status,
+        seq=seq,
+        attempt=attempt,
+        n=kept_n if report.n is None else report.n,
+        progress=before.progress if report.progress is UNSET else report.progress,
+        stage=before.stage if report.stage is UNSET else report.stage,
+        message=before.message if report.message is UNSET else report.message,
+        data_seq=before.data_seq if report.data is None else seq,
+        result_seq=before.result_seq if report.result is None else seq,
+        error_seq=before.error_seq if report.error is None else seq,
+        cancel=cancel,
+    )
+    return _change(after, report, n=report.n, cancel=stage)
+
+
+_ANSWERS: Final = frozenset({Move.DELIVER, Move.REFUSE})
+
+_STAGE_AFTER: Final[Mapping[Move, CancelStage]] = {
+    Move.DELIVER: CancelStage.DELIVERED,
+    Move.REFUSE: CancelStage.REFUSED,
+    Move.STOP: CancelStage.HONOURED,
+    Move.COMPLETE: CancelStage.TOO_LATE,
+    Move.FAIL: CancelStage.TOO_LATE,
+    Move.LOSE: CancelStage.TOO_LATE,
+}
+
+
+def _check_report(before: State, report: Report) -> Rejection | None:
+    if isinstance(report.attempt, int) and report.attempt < before.attempt:
+        return Rejection(
+            code="fenced",
+            message=f"Attempt {report.attempt} of task {report.task_id} was replaced by attempt {before.attempt};"
+            " stop working on it.",
+        )
+    if before.status in TERMINAL:
+        return Rejection(
+            code="task_ended",
+            message=f"Task {report.task_id} ended as {before.status} at sequence {before.seq};"
+            " a terminal state never changes.",
+        )
+    if report.n is not None and report.attempt == before.attempt and report.n <= before.n:
+        return Rejection(
+            code="superseded",
+            message=f"Attempt {before.attempt} of task {report.task_id} has gone on to n={before.n};"
+            f" n={report.n} was never accepted and comes too late.",
+        )
+    return None
+
+
+def _move_of(before: State, report: Report) -> Move:
+    if report.cancel is not None:
+        return Move.DELIVER if report.cancel == "delivered" else Move.REFUSE
+    if report.status is not None:
+        return REPORTED[report.status]
+    return Move.RUN  # whoever reports progress is at work
+
+
+def _attempt_after(before: State, report: Report) -> int:
+    if report.attempt is None:
+        return before.attempt
+    return before.attempt + 1 if report.attempt == "new" else report.attempt
+
+
+def _decide_create(state: State | None, create: Create) -> Change | Receipt | Rejection:
+    before = state or State(tenant=create.tenant, task_id=create.task_id)
+    if before.created:
+        return Rejection(
+            code="task_exists",
+            message=f"Task {create.task_id} was already created with other content; choose another task_id.",
+        )
+    if before.status in TERMINAL:
+        return _repeat_of(before)  # it was reported to its end before this create arrived
+    status, cancel, stage = before.status, before.cancel, None
+    if cancel is not None and status is Status.CANCELLING and before.seq == 1:
+        # A tombstone: nobody has begun the task, and now nobody will.
+        status, stage = Status.CANCELLED, CancelStage.HONOURED
+        cancel = replace(cancel, stage=stage)
+    seq = before.seq + 1
+    after = replace(
+        before,
+        created=True,
+        kind=before.kind if create.kind is None else create.kind,
+        owner=before.owner if create.owner is None else create.owner,
+        status=status,
+        seq=seq,
+        data_seq=before.data_seq if create.data is None else seq,
+        cancel=cancel,
+    )
+    return _change(after, create, cancel=stage)
+
+
+def _decide_cancel(state: State | None, request: CancelRequest) -> Change | Receipt:
+    before = state or State(tenant=request.tenant, task_id=request.task_id)
+    cancel = before.cancel
+    if before.status in TERMINAL:
+        answered = cancel is not None and cancel.stage is not CancelStage.REFUSED
+        late = Cancel(stage=CancelStage.TOO_LATE, seq=before.seq, reason=None)
+        return replace(_repeat_of(before), cancel=cancel if answered else late)
+    if cancel is not None and before.status is Status.CANCELLING:
+        return replace(_repeat_of(before), seq=cancel.seq)
+    seq = before.seq + 1
+    after = replace(
+        before,
+        status=NEXT[before.status][Move.CANCEL],
+        seq=seq,
+        cancel=Cancel(stage=CancelStage.RECORDED, seq=seq, reason=request.reason),
+    )
+    return _change(after, request, cancel=CancelStage.RECORDED, reason=request.reason)
+
+
+def _change(
+    after: State,
+    request: Request,
+    *,
+    n: int | None = None,
+    cancel: CancelStage | None,
+    reason: str | None = None,
+) -> Change:
+    step = Step(
+        seq=after.seq,
+        status=after.status,
+        attempt=after.attempt,
+        n=n,
+        progress=after.progress,
+        stage=after.stage,
+        message=after.message,
+        data=None if isinstance(request, CancelRequest) else request.data,
+        result=request.result if isinstance(request, Report) else None,
+        error=request.error if isinstance(request, Report) else None,
+        cancel=cancel,
+        reason=reason,
+    )
+    return Change(state=after, step=step)
+
+
+def _repeat_of(state: State) -> Receipt:
+    return Receipt(
+        task_id=state.task_id,
+        seq=state.seq,
+        status=state.status,
+        attempt=state.attempt,
+        repeat=True,
+        cancel=_open_cancel(state),
+    )
+
+
+def _open_cancel(state: State) -> Cancel | None:
+    return state.cancel if state.status is Status.CANCELLING else None
+
+
+def _illegal(before: State, report: Report) -> Rejection:
+    wish = f"answer a cancel request ({report.cancel})" if report.cancel else f"become {report.status}"
+    return Rejection(code="illegal_transition", message=f"Task {report.task_id} is {before.status} and cannot {wish}.")
+
+
+def _key_reused(request: Request) -> Rejection:
+    if isinstance(request, Report) and request.idem is None:
+        message = f"Attempt {request.attempt} of task {request.task_id} already used n={request.n} for another report."
+    else:
+        message = f"This key was already used in task {request.task_id} for another request."
+    return Rejection(code="key_reused", message=message)

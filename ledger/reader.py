@@ -1,0 +1,93 @@
+"""Everything that is read from the ledger for people: snapshots, replays, history. Writes nothing, remembers nothing.
+
+All methods raise `Unavailable` when the database cannot be reached within the read lane's limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+import asyncpg
+
+from ledger.errors import OutcomeUnknown, Unavailable
+from ledger.model import Status, Task, Transition, task_key
+from ledger.pool import Lane
+from ledger.rows import task_of, transition_of
+from ledger.sql import query
+
+REPLAY_ROWS = 500
+"""Transitions in one replay page, over all the tasks asked for."""
+REPLAY_BYTES = 256 * 1024
+"""Payload bytes in one replay page; one transition is always given."""
+HISTORY_ROWS = 200
+"""Tasks in one history page at most."""
+
+_NEWEST = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))
+
+
+class Reader:
+    """Reads through one lane of connections."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+
+    async def epoch(self) -> str:
+        """The identity of the ledger's history."""
+        rows = await self._fetch("epoch")
+        return str(rows[0]["epoch"])
+
+    async def task(self, tenant: str, task_id: str) -> Task | None:
+        """The newest snapshot of a task, or None when nobody has heard of it."""
+        return next(iter(await self.tasks([task_key(tenant, task_id)])), None)
+
+    async def tasks(self, keys: Sequence[UUID]) -> list[Task]:
+        """The newest snapshots of those tasks that exist, in no order."""
+        return [task_of(row) for row in await self._fetch("snapshots", list(keys))]
+
+    async def sequences(self, keys: Sequence[UUID]) -> dict[UUID, tuple[int, Status]]:
+        """How far each of the tasks has come; those that do not exist are missing."""
+        rows = await self._fetch("sequences", list(keys))
+        return {row["key"]: (row["seq"], Status(row["status"])) for row in rows}
+
+    async def replay(self, cursors: Sequence[tuple[UUID, int]], *, limit: int = REPLAY_ROWS) -> list[Transition]:
+        """The transitions after each (key, sequence), task by task in the order given, each task's in sequence.
+
+        At most `limit` rows and `REPLAY_BYTES` of payload in all: the last task served, and those after it, may have
+        more.
+        """
+        limit = min(limit, REPLAY_ROWS)
+        keys, after = [key for key, _ in cursors], [seq for _, seq in cursors]
+        rows = await self._fetch("replay", keys, after, limit, limit, REPLAY_BYTES)
+        return [transition_of(row) for row in rows]
+
+    async def history(
+        self,
+        tenant: str,
+        *,
+        owner: str | None = None,
+        statuses: Sequence[Status] | None = None,
+        kind: str | None = None,
+        before: tuple[datetime, UUID] | None = None,
+        limit: int = 50,
+    ) -> list[Task]:
+        """A tenant's tasks, newest first, those after the row `before` = (created_at, key) of the page before."""
+        created_at, key = before or _NEWEST
+        rows = await self._fetch(
+            "history",
+            tenant,
+            owner,
+            None if statuses is None else list(statuses),
+            kind,
+            created_at,
+            key,
+            min(limit, HISTORY_ROWS),
+        )
+        return [task_of(row) for row in rows]
+
+    async def _fetch(self, name: str, *arguments: object) -> list[asyncpg.Record]:
+        try:
+            return await self._lane.fetch(query(name), *arguments)
+        except OutcomeUnknown as error:  # a read has no outcome that matters
+            raise Unavailable(error.sentence, reason=error.reason, retry_after_ms=error.retry_after_ms) from error

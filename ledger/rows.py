@@ -1,0 +1,97 @@
+"""Rows of the ledger's queries, made into the words of `ledger.model`. Reads nothing itself."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from ledger.model import Cancel, CancelStage, Prior, State, Status, Task, Transition
+
+
+def state_of(row: asyncpg.Record) -> State | None:
+    """The task in a row of `heads.sql`; None when there is no such task."""
+    if row["tenant"] is None:
+        return None
+    return State(
+        tenant=row["tenant"],
+        task_id=row["task_id"],
+        kind=row["kind"],
+        owner=row["owner"],
+        created=row["created"],
+        status=Status(row["status"]),
+        seq=row["seq"],
+        attempt=row["attempt"],
+        n=row["n"],
+        progress=row["progress"],
+        stage=row["stage"],
+        message=row["message"],
+        data_seq=row["data_seq"],
+        result_seq=row["result_seq"],
+        error_seq=row["error_seq"],
+        cancel=_cancel_of(row),
+    )
+
+
+def prior_of(row: asyncpg.Record) -> Prior | None:
+    """The transition in a row of `heads.sql` that carries the request already."""
+    if row["prior_seq"] is None:
+        return None
+    return Prior(
+        seq=row["prior_seq"],
+        status=Status(row["prior_status"]),
+        attempt=row["prior_attempt"],
+        digest=row["prior_digest"],
+    )
+
+
+def task_of(row: asyncpg.Record) -> Task:
+    """A snapshot, from a row of `snapshots.sql` or `history.sql`."""
+    return Task(
+        key=row["key"],
+        tenant=row["tenant"],
+        task_id=row["task_id"],
+        kind=row["kind"],
+        owner=row["owner"],
+        status=Status(row["status"]),
+        seq=row["seq"],
+        attempt=row["attempt"],
+        progress=row["progress"],
+        stage=row["stage"],
+        message=row["message"],
+        data=_payload(row["data"]),
+        result=_payload(row["result"]),
+        error=_payload(row["error"]),
+        cancel=_cancel_of(row),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        beat_at=row["beat_at"],
+    )
+
+
+def transition_of(row: asyncpg.Record) -> Transition:
+    """A transition, from a row of `replay.sql`."""
+    return Transition(
+        key=row["key"],
+        task_id=row["task_id"],
+        seq=row["seq"],
+        status=Status(row["status"]),
+        attempt=row["attempt"],
+        progress=row["progress"],
+        stage=row["stage"],
+        message=row["message"],
+        data=_payload(row["data"]),
+        result=_payload(row["result"]),
+        error=_payload(row["error"]),
+        cancel=None if row["cancel"] is None else CancelStage(row["cancel"]),
+        reason=row["reason"],
+        at=row["at"],
+    )
+
+
+def _cancel_of(row: asyncpg.Record) -> Cancel | None:
+    if row["cancel_stage"] is None:
+        return None
+    return Cancel(stage=CancelStage(row["cancel_stage"]), seq=row["cancel_seq"], reason=row["cancel_reason"])
+
+
+def _payload(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()

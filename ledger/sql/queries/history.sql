@@ -1,0 +1,19 @@
+-- A tenant's tasks, newest first. $2 owner, $3 statuses, $4 kind: null for all. $5, $6: after this row, $7 so many.
+select
+    t.key, t.tenant, t.task_id, t.kind, t.owner, t.status, t.seq, t.attempt, t.progress, t.stage, t.message,
+    d.data, r.result, e.error, t.cancel_stage, t.cancel_seq, t.cancel_reason, t.created_at, t.updated_at, t.beat_at
+from (
+    select *
+    from ledger.task
+    where tenant = $1
+        and ($2::text is null or owner = $2)
+        and ($3::text[] is null or status = any ($3))
+        and ($4::text is null or kind = $4)
+        and (created_at, key) < ($5::timestamptz, $6::uuid)
+    order by created_at desc, key desc
+    limit $7
+) t
+left join ledger.transition d on d.key = t.key and d.seq = t.data_seq
+left join ledger.transition r on r.key = t.key and r.seq = t.result_seq
+left join ledger.transition e on e.key = t.key and e.seq = t.error_seq
+order by t.created_at desc, t.key desc

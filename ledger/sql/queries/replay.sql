@@ -1,0 +1,26 @@
+-- The transitions after a cursor, for many tasks at once. $1 keys, $2 the sequences they are after, $3 at most so many
+-- rows per task, $4 in all, $5 at most so many bytes of payload in all (but always one row).
+with page as (
+    select p.*, i.ord, i.task_id
+    from unnest($1::uuid[], $2::bigint[]) with ordinality as g (key, after, ord)
+    join lateral (
+        select g.ord, t.task_id from ledger.task t where t.key = g.key
+    ) i on true
+    join lateral (
+        select * from ledger.transition t where t.key = g.key and t.seq > g.after order by t.seq limit $3
+    ) p on true
+    order by i.ord, p.seq
+    limit $4
+),
+measured as (
+    select
+        page.*,
+        sum(coalesce(octet_length(data::text), 0) + coalesce(octet_length(result::text), 0)
+            + coalesce(octet_length(error::text), 0)) over (order by ord, seq) as bytes,
+        row_number() over (order by ord, seq) as place
+    from page
+)
+select key, task_id, seq, status, attempt, progress, stage, message, data, result, error, cancel, reason, at
+from measured
+where bytes <= $5 or place = 1
+order by ord, seq

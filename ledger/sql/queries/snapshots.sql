@@ -1,0 +1,9 @@
+-- $1 keys: the tasks with the payloads in force.
+select
+    t.key, t.tenant, t.task_id, t.kind, t.owner, t.status, t.seq, t.attempt, t.progress, t.stage, t.message,
+    d.data, r.result, e.error, t.cancel_stage, t.cancel_seq, t.cancel_reason, t.created_at, t.updated_at, t.beat_at
+from ledger.task t
+left join ledger.transition d on d.key = t.key and d.seq = t.data_seq
+left join ledger.transition r on r.key = t.key and r.seq = t.result_seq
+left join ledger.transition e on e.key = t.key and e.seq = t.error_seq
+where t.key = any ($1::uuid[])

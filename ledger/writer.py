@@ -1,0 +1,294 @@
+"""The only way into the ledger: requests queue, and one loop per shard commits what is there.
+
+Group commit without a timer: a shard takes what has gathered while the last statement was at work, up to the batch
+limit, decides it (`ledger.batch`), and appends it with one statement, which is one commit. Nothing is answered or told
+to the listener before that commit has returned. Each request gets exactly one answer within its deadline: a receipt, a
+rejection, `Unavailable` (nothing was written) or `OutcomeUnknown` (its answer was lost and could not be found out).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+
+from ledger.batch import Answer, Entry, Fold, Found, append_arguments, fold, heads_arguments, transitions_of
+from ledger.decide import receipt
+from ledger.errors import Busy, LedgerError, OutcomeUnknown, Refused, Unavailable
+from ledger.model import TERMINAL, Rejection, Request, State, Transition, task_key
+from ledger.pool import Lane
+from ledger.rows import prior_of, state_of
+from ledger.sql import query
+
+log = structlog.get_logger(__name__)
+
+REMEMBERED_TASKS = 10_000  # heads per shard, about 1 KiB each; a forgotten one costs a read
+RETRY_FIRST_SECONDS = 0.05
+RETRY_MOST_SECONDS = 0.5
+BUSY_RETRY_AFTER_MS = 500
+
+
+class Listener(Protocol):
+    """Told of every commit, in commit order per task, before the requests are answered. Must not fail or wait."""
+
+    def committed(self, transitions: Sequence[Transition]) -> None:
+        """These are in the ledger now."""
+
+    def reached(self, key: UUID, seq: int) -> None:
+        """The task is known to have come at least so far; what happened in between was not seen here."""
+
+
+class _Pending(Entry):
+    __slots__ = ("answer", "deadline")
+
+    def __init__(self, *, key: UUID, request: Request, digest: UUID, deadline: float) -> None:
+        super().__init__(key=key, request=request, digest=digest)
+        self.deadline = deadline  # monotonic seconds
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def resolve(self, answer: Answer) -> None:
+        if not self.answer.done():  # the caller may have gone
+            self.answer.set_result(answer)
+
+    def fail(self, error: LedgerError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class Writer:
+    """Appends requests through `shards` connections of the write lane; a task always goes through the same one.
+
+    Limits: `queue_limit` requests waiting in all (then `Busy`), `queue_wait_seconds` for a request that cannot be sent,
+    `batch_limit` requests in a statement.
+    """
+
+    def __init__(
+        self,
+        lane: Lane,
+        listener: Listener,
+        *,
+        shards: int,
+        queue_limit: int,
+        queue_wait_seconds: float,
+        batch_limit: int,
+    ) -> None:
+        self._queue_limit = queue_limit
+        self._queue_wait_seconds = queue_wait_seconds
+        self._shards = [_Shard(lane, listener, batch_limit) for _ in range(shards)]
+        self._closing = False
+
+    def start(self) -> None:
+        """Begin to commit; needs a running event loop."""
+        for shard in self._shards:
+            shard.start()
+
+    @property
+    def waiting(self) -> int:
+        """Requests not yet answered."""
+        return sum(shard.waiting for shard in self._shards)
+
+    def submit(self, request: Request) -> asyncio.Future[Answer]:
+        """Queue a request. The future brings a `Receipt` after its commit, or a `Rejection`.
+
+        Raises `Busy` when the queue is full, `Unavailable` when the writer is closing. The future raises `Unavailable`
+        or `OutcomeUnknown`.
+        """
+        if self._closing:
+            raise Unavailable("This server is shutting down; send the report again.", retry_after_ms=1000)
+        if self.waiting >= self._queue_limit:
+            raise Busy("Too many reports are waiting for the database.", retry_after_ms=BUSY_RETRY_AFTER_MS)
+        key = task_key(request.tenant, request.task_id)
+        digest = request.digest or UUID(bytes=os.urandom(16))
+        pending = _Pending(
+            key=key, request=request, digest=digest, deadline=time.monotonic() + self._queue_wait_seconds
+        )
+        self._shards[key.int % len(self._shards)].offer(pending)
+        return pending.answer
+
+    async def close(self, timeout_seconds: float) -> None:
+        """Take no more, commit what is queued for at most so long, and answer the rest with `Unavailable`."""
+        self._closing = True
+        await asyncio.gather(*(shard.close(timeout_seconds) for shard in self._shards))
+
+
+class _Shard:
+    def __init__(self, lane: Lane, listener: Listener, batch_limit: int) -> None:
+        self._lane = lane
+        self._listener = listener
+        self._batch_limit = batch_limit
+        self._queue: deque[_Pending] = deque()
+        self._at_work: Sequence[_Pending] = ()
+        self._heads: OrderedDict[UUID, State] = OrderedDict()
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._task: asyncio.Task[None] | None = None
+        self._failures = 0
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue) + len(self._at_work)
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="ledger-writer")
+
+    def offer(self, pending: _Pending) -> None:
+        self._queue.append(pending)
+        self._idle.clear()
+        self._wake.set()
+
+    async def close(self, timeout_seconds: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("writer_closed_with_reports_waiting", waiting=self.waiting)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        for pending in (*self._at_work, *self._queue):
+            pending.fail(_gone(pending))
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            while self._queue:
+                take = min(self._batch_limit, len(self._queue))
+                self._at_work = [self._queue.popleft() for _ in range(take)]
+                await self._commit_or_wait(self._at_work)
+                self._at_work = ()
+            self._idle.set()
+            self._wake.clear()
+
+    async def _commit_or_wait(self, batch: Sequence[_Pending]) -> None:
+        """Commit a batch. What could not be settled is back at the head of the queue, unless its time is over."""
+        try:
+            again = await self._commit(batch)
+            self._failures = 0
+        except (Unavailable, OutcomeUnknown) as error:
+            self._failures += 1
+            if self._failures == 1:
+                log.warning("ledger_unreachable", reason=error.reason, waiting=self.waiting)
+            again = [pending for pending in batch if not pending.answer.done()]
+            await asyncio.sleep(_full_jitter(self._failures))
+        except Exception:
+            # A fault of ours must not end the loop: everybody else's reports depend on it.
+            log.exception("writer_fault", requests=len(batch))
+            for pending in batch:
+                pending.fail(OutcomeUnknown("The server failed while writing; send the same again."))
+            self._heads.clear()
+            return
+        now = time.monotonic()
+        keep = []
+        for pending in again:
+            if pending.deadline > now:
+                keep.append(pending)
+            else:
+                pending.fail(_gone(pending))
+        self._queue.extendleft(reversed(keep))
+        while self._failures and self._queue and self._queue[0].deadline <= now:
+            pending = self._queue.popleft()
+            pending.fail(_gone(pending))
+
+    async def _commit(self, batch: Sequence[_Pending]) -> list[_Pending]:
+        """Settle a batch; returns the entries whose task had moved on, in order, to be decided again.
+
+        Raises `Unavailable` or `OutcomeUnknown`; entries that were settled before that are answered.
+        """
+        found: dict[_Pending, Found] = {}
+        decided = fold(batch, self._heads, found)
+        if decided.stale:
+            found = await self._read([entry for entry in batch if entry.key in decided.stale])
+            decided = fold(batch, self._heads, found)
+        applied: dict[UUID, datetime] = {}
+        if decided.growth:
+            try:
+                rows = await self._lane.fetch(query("append"), *append_arguments(decided.growth))
+            except OutcomeUnknown:
+                for growth in decided.growth.values():
+                    for entry, change in growth.changes:
+                        entry.sent_seq = change.step.seq
+                self._heads.clear()
+                raise
+            except Refused as error:
+                return await self._refused(batch, error)
+            applied = {row["key"]: row["at"] for row in rows}
+        self._settle(decided, applied)
+        return [entry for entry in batch if not entry.answer.done() and entry.key in decided.growth]
+
+    async def _refused(self, batch: Sequence[_Pending], error: Refused) -> list[_Pending]:
+        """The database refuses something in the batch: halve it until the culprit stands alone."""
+        if len(batch) == 1:
+            log.warning("report_refused_by_database", task_id=batch[0].request.task_id, reason=error.reason)
+            batch[0].resolve(Rejection(code="bad_request", message=error.sentence))
+            return []
+        middle = len(batch) // 2
+        return [*await self._commit(batch[:middle]), *await self._commit(batch[middle:])]
+
+    def _settle(self, decided: Fold[_Pending], applied: dict[UUID, datetime]) -> None:
+        """After the commit: remember, tell the listener, then answer."""
+        told: list[Transition] = []
+        for key, growth in decided.growth.items():
+            at = applied.get(key)
+            if at is None:
+                self._heads.pop(key, None)
+            else:
+                told += transitions_of(key, growth, at)
+                self._remember(key, growth.state)
+        if told:
+            self._listener.committed(told)
+        for key, growth in decided.growth.items():
+            if key in applied:
+                for entry, change in growth.changes:
+                    entry.resolve(receipt(change))
+        for key, answers in decided.answers.items():
+            if key in decided.growth and key not in applied:
+                continue
+            for entry, answer in answers:
+                if not isinstance(answer, Rejection):
+                    self._listener.reached(key, answer.seq)
+                entry.resolve(answer)
+
+    def _remember(self, key: UUID, state: State) -> None:
+        if state.status in TERMINAL:
+            self._heads.pop(key, None)
+            return
+        self._heads[key] = state
+        self._heads.move_to_end(key)
+        if len(self._heads) > REMEMBERED_TASKS:
+            self._heads.popitem(last=False)
+
+    async def _read(self, entries: Sequence[_Pending]) -> dict[_Pending, Found]:
+        try:
+            rows = await self._lane.fetch(query("heads"), *heads_arguments(entries))
+        except OutcomeUnknown as error:  # nothing was written by a read
+            raise Unavailable(error.sentence, reason=error.reason, retry_after_ms=error.retry_after_ms) from error
+        found: dict[_Pending, Found] = {}
+        for row in rows:
+            entry = entries[row["ord"]]
+            state = state_of(row)
+            if state is not None and (state.tenant, state.task_id) != (entry.request.tenant, entry.request.task_id):
+                raise AssertionError("two tasks with one key: sha256 has collided")
+            found[entry] = Found(state=state, prior=prior_of(row))
+        return found
+
+
+def _gone(pending: _Pending) -> LedgerError:
+    if pending.sent_seq:
+        return OutcomeUnknown(
+            "The database did not say whether this was written; send the same again with the same n or key.",
+            retry_after_ms=1000,
+        )
+    return Unavailable("The database cannot be reached; nothing was written.", retry_after_ms=1000)
+
+
+def _full_jitter(failures: int) -> float:
+    return random.uniform(0.01, min(RETRY_MOST_SECONDS, RETRY_FIRST_SECONDS * 2**failures))  # noqa: S311 - not a secret
