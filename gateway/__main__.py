@@ -1,0 +1,147 @@
+"""The command line: `ledgerwire serve | migrate | healthcheck`.
+
+Exit status: 0 all went well · 1 not healthy · 69 something it needs is not there (database, port) · 78 wrong setting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import http.client
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import uvloop
+from msgspec.structs import replace
+
+from gateway import runtime
+from gateway.settings import DEFAULT_PORT, LOG_LEVELS, GatewaySettings
+from gateway.telemetry import configure_logging
+from ledger.embedded import EmbeddedPostgres
+from ledger.errors import LedgerError
+from ledger.migrate import migrate, pending
+from ledger.settings import LedgerSettings
+
+EX_UNAVAILABLE: Final = 69
+EX_CONFIG: Final = 78
+HEALTHCHECK_SECONDS: Final = 3.0
+
+_EPILOG: Final = """\
+Every option has an environment variable: LEDGERWIRE_HOST, LEDGERWIRE_PORT, LEDGERWIRE_ALLOWED_ORIGINS,
+LEDGERWIRE_TOKEN_FILE, LEDGERWIRE_LOG_LEVEL, LEDGERWIRE_DATA_DIR; the database is DATABASE_URL.
+Pools and time-outs: docs/operations.md.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except LedgerError as error:
+        print(f"ledgerwire: {error.sentence}", file=sys.stderr)  # noqa: T201 - for a person
+        return EX_CONFIG if error.code in {"settings", "migration"} else EX_UNAVAILABLE
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ledgerwire",
+        description="A WebSocket realtime gateway with a durable task ledger.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"ledgerwire {runtime.product_version()}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run a gateway; without DATABASE_URL also a PostgreSQL of its own")
+    serve.add_argument("--host", help="address to listen on (default 127.0.0.1); others need --token-file")
+    serve.add_argument("--port", type=int, help=f"port to listen on (default {DEFAULT_PORT}; 0: any)")
+    serve.add_argument(
+        "--allow-origin",
+        dest="allowed_origins",
+        metavar="ORIGIN",
+        action="append",
+        help="pages of this origin may connect, for example https://app.example; may be given several times",
+    )
+    serve.add_argument("--token-file", type=Path, metavar="FILE", help="lines of `tenant subject token`; chmod 600")
+    serve.add_argument("--data-dir", type=Path, metavar="FOLDER", help="where its own PostgreSQL keeps its data")
+    serve.add_argument("--log-level", choices=LOG_LEVELS, help="default info")
+    serve.set_defaults(run=_serve)
+
+    migrate_ = commands.add_parser("migrate", help="bring the schema in DATABASE_URL up to date")
+    migrate_.add_argument("--check", action="store_true", help="change nothing; exit 1 when something is missing")
+    migrate_.set_defaults(run=_migrate)
+
+    health = commands.add_parser("healthcheck", help="exit 0 when a gateway is ready, else 1 and say why")
+    health.add_argument(
+        "--url",
+        default=f"http://127.0.0.1:{os.environ.get('LEDGERWIRE_PORT') or DEFAULT_PORT}/health/ready",
+        help="default %(default)s",
+    )
+    health.set_defaults(run=_healthcheck)
+    return parser
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = GatewaySettings.compose(
+        os.environ,
+        host=options.host,
+        port=options.port,
+        allowed_origins=None if options.allowed_origins is None else tuple(options.allowed_origins),
+        token_file=options.token_file,
+        log_level=options.log_level,
+    )
+    if options.data_dir is not None:
+        settings = replace(settings, ledger=replace(settings.ledger, data_dir=options.data_dir))
+    configure_logging(settings.log_level)
+    with ExitStack() as stack:
+        dsn = settings.ledger.database_url
+        if dsn is None:
+            # On the main thread, before the loop: the server is to die with this process (see ledger/embedded).
+            own = stack.enter_context(EmbeddedPostgres.start(settings.ledger.data_dir))
+            dsn = own.dsn
+        uvloop.run(runtime.serve(settings, dsn))
+    return 0
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    settings = LedgerSettings.from_environment(os.environ)
+    dsn = settings.direct_database_url or settings.database_url
+    if dsn is None:
+        print("ledgerwire: set DATABASE_URL to the database to migrate.", file=sys.stderr)  # noqa: T201 - for a person
+        return EX_CONFIG
+    todo = asyncio.run(pending(dsn) if options.check else migrate(dsn))
+    for migration in todo:
+        print(f"{'missing' if options.check else 'applied'} {migration.file_name}")  # noqa: T201 - for a person
+    if not todo:
+        print("up to date")  # noqa: T201 - for a person
+    return 1 if options.check and todo else 0
+
+
+def _healthcheck(options: argparse.Namespace) -> int:
+    parts = urlsplit(options.url)
+    host = parts.hostname or "127.0.0.1"
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(host, parts.port, timeout=HEALTHCHECK_SECONDS)
+    try:
+        connection.request("GET", parts.path or "/health/ready")
+        response = connection.getresponse()
+        body = response.read(4096).decode("utf-8", "replace")
+    except OSError as error:
+        print(f"ledgerwire: no answer from {options.url}: {error}", file=sys.stderr)  # noqa: T201 - for a person
+        return 1
+    finally:
+        connection.close()
+    print(body)  # noqa: T201 - for a person
+    return 0 if response.status == 200 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

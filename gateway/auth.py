@@ -1,0 +1,93 @@
+"""Who is connected: a token becomes a principal.
+
+Two ways. Without authentication everybody is the same principal: for development, on loopback only (`gateway.settings`
+refuses it elsewhere). With a token file, a line `tenant subject token` per principal; only digests of the tokens are
+kept in memory, and they are compared in constant time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from pathlib import Path
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+from gateway.protocol.errors import ProtocolError
+from ledger.errors import SettingsError
+
+TOKEN_CHARACTERS: Final = 32
+"""The shortest token taken: 32 random URL-safe characters are 192 bits."""
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,127}", re.ASCII)
+
+
+class Principal(Struct, frozen=True, kw_only=True):
+    """Who is connected. Only tasks of `tenant` exist for it."""
+
+    tenant: str
+    subject: str
+
+
+class Authenticator(Protocol):
+    """Tells who a token belongs to."""
+
+    async def authenticate(self, token: str | None) -> Principal:
+        """The principal; raises `ProtocolError` `unauthenticated`."""
+
+
+class Anyone:
+    """Development: everybody is one principal, whatever the token."""
+
+    async def authenticate(self, token: str | None) -> Principal:
+        """The one principal."""
+        return Principal(tenant="default", subject="anyone")
+
+
+class TokenFile:
+    """Static tokens from a file, read once."""
+
+    def __init__(self, principals: dict[bytes, Principal]) -> None:
+        self._principals = principals
+
+    @classmethod
+    def read(cls, path: Path) -> TokenFile:
+        """Read `tenant subject token` lines; `#` begins a comment. Raises `SettingsError`, never showing a token."""
+        try:
+            if path.stat().st_mode & 0o007:
+                raise SettingsError(f"The token file {path} can be read by everybody; run: chmod 600 {path}")
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise SettingsError(f"The token file {path} cannot be read: {error.strerror}.") from error
+        principals: dict[bytes, Principal] = {}
+        for number, line in enumerate(lines, 1):
+            words = line.split("#", 1)[0].split()
+            if not words:
+                continue
+            if len(words) != 3 or not all(_NAME.fullmatch(name) for name in words[:2]):
+                raise SettingsError(f"{path}:{number}: expected `tenant subject token`.")
+            tenant, subject, token = words
+            if len(token) < TOKEN_CHARACTERS:
+                raise SettingsError(f"{path}:{number}: a token needs at least {TOKEN_CHARACTERS} characters.")
+            if principals.setdefault(_digest(token), Principal(tenant=tenant, subject=subject)).subject != subject:
+                raise SettingsError(f"{path}:{number}: this token is there twice.")
+        if not principals:
+            raise SettingsError(f"The token file {path} has no token.")
+        return cls(principals)
+
+    async def authenticate(self, token: str | None) -> Principal:
+        """Look the token up by its digest."""
+        found: Principal | None = None
+        if token:
+            digest = _digest(token)
+            for known, principal in self._principals.items():
+                if hmac.compare_digest(known, digest):
+                    found = principal
+        if found is None:
+            raise ProtocolError("unauthenticated", "The token is missing or not valid.")
+        return found
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,333 @@
+"""Runs one session over one transport: performs its effects, and brings it frames, answers, events and time.
+
+Exactly one coroutine writes to the transport (`_send`). All that the session wants from the ledger is bounded: so many
+requests in flight, one read at a time, and reads only while the transport has taken what was sent before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+import structlog
+from msgspec import Struct
+
+from gateway.auth import Authenticator, Principal
+from gateway.hub import Hub
+from gateway.outbox import Outbox, OutboxFull
+from gateway.protocol.effects import (
+    Authenticate,
+    Beats,
+    Close,
+    Deliver,
+    Effect,
+    Event,
+    Send,
+    Submit,
+    Unwatch,
+    Watch,
+)
+from gateway.protocol.errors import INTERNAL, TOO_SLOW, Bye, ProtocolError
+from gateway.protocol.messages import Cursor
+from gateway.protocol.session import Session
+from gateway.replay import answer
+from ledger.errors import LedgerError
+from ledger.leases import Beats as BeatWriter
+from ledger.model import Receipt, Rejection
+from ledger.reader import Reader
+from ledger.writer import Writer
+
+log = structlog.get_logger(__name__)
+
+IN_FLIGHT: Final = 5_000
+"""Requests of one connection that may wait for their commit; then it is not read from until some are answered."""
+BYTES_PER_WRITE: Final = 128 * 1024
+CLOSE_SECONDS: Final = 1.0
+"""How long a peer may take to take the last frames."""
+READ_RETRY_SECONDS: Final = 0.5
+
+
+class Transport(Protocol):
+    """Carries frames to one peer. Only the connection's sender calls `send` and `close`."""
+
+    one_way: bool
+    """Whether nothing can come back; then a frame that was taken is the sign of life."""
+
+    async def send(self, frames: Sequence[bytes]) -> None:
+        """Send the frames in order; returns when the transport can take more. Raises ConnectionError."""
+
+    async def close(self, bye: Bye) -> None:
+        """End the conversation; the frame that says why has been sent."""
+
+    def abort(self) -> None:
+        """Cut the line at once."""
+
+
+class Services(Struct, frozen=True, kw_only=True):
+    """What a connection works with; one for all connections of a node."""
+
+    hub: Hub
+    writer: Writer
+    reader: Reader
+    beats: BeatWriter
+    authenticator: Authenticator
+    epoch: str
+    ping_interval_seconds: float
+
+
+class Connection:
+    """One session over one transport. `run` it beside whatever brings frames to `receive`."""
+
+    def __init__(self, services: Services, transport: Transport, *, token: str | None = None) -> None:
+        now = time.monotonic()
+        self.id = "s-" + secrets.token_hex(6)
+        self.session = Session(
+            session_id=self.id,
+            epoch=services.epoch,
+            ping_interval_seconds=services.ping_interval_seconds,
+            ping_phase=secrets.randbelow(1000) / 1000,
+            server_time=datetime.now(UTC),
+            now=now,
+        )
+        self._services = services
+        self._transport = transport
+        self._token = token
+        self._outbox = Outbox()
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._in_flight = 0
+        self._bye: Bye | None = None
+        self._read_task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.ended = asyncio.Event()
+        """Set when nothing of the connection is left."""
+
+    async def run(self) -> None:
+        """Send what the session has to say until it ends or the peer is gone. Always leaves nothing behind."""
+        self._services.hub.join(self)
+        self._arm_timer()
+        try:
+            await self._send()
+        except (ConnectionError, asyncio.IncompleteReadError) as error:
+            log.debug("peer_gone", session=self.id, reason=type(error).__name__)
+        finally:
+            self._release()
+
+    async def receive(self, frame: str) -> None:
+        """A frame from the peer. Returns when the next one may come."""
+        await self.perform(self.session.receive(frame, time.monotonic()))
+        await self._room.wait()
+
+    async def perform(self, effects: Sequence[Effect]) -> None:
+        """Perform effects in order; only a question of identity may wait."""
+        for effect in effects:
+            if isinstance(effect, Authenticate):
+                self._perform(await self._authenticate(effect))
+            else:
+                self._perform((effect,))
+        self._settle_down()
+
+    def refuse(self, error: ProtocolError) -> None:
+        """What came was no frame at all."""
+        self._perform(self.session.unreadable(error))
+        self._settle_down()
+
+    def watch_one(self, principal: Principal, task_id: str, after: Cursor | None) -> None:
+        """Open the session and subscribe on behalf of a peer that cannot speak."""
+        self._perform(self.session.authenticated(principal.tenant, principal.subject))
+        self._perform(self.session.watch_one(task_id, after))
+        self._settle_down()
+
+    @property
+    def closing(self) -> bool:
+        """Whether goodbye has been said."""
+        return self._bye is not None
+
+    def end(self, bye: Bye) -> None:
+        """Say goodbye and close."""
+        self._perform(self.session.end(bye))
+        self._settle_down()
+
+    # As the hub's watcher
+
+    def deliver(self, events: Sequence[Event]) -> None:
+        """Live transitions of a watched task."""
+        self._perform(self.session.deliver(events))
+        self._settle_down()
+
+    def notice(self, kind: str) -> None:
+        """The state of the ledger has changed."""
+        self._perform(self.session.notice(kind))
+        self._settle_down()
+
+    # Effects
+
+    def _perform(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Deliver():
+                    lost = self._outbox.offer(effect.slot, effect.seq, effect.frame, replaces=effect.replaces)
+                    for slot, seq in lost.items():
+                        self.session.rewind(slot, seq)
+                case Send():
+                    try:
+                        self._outbox.put(effect.frame)
+                    except OutboxFull:
+                        self._cut()
+                        return
+                case Submit():
+                    self._submit(effect)
+                case Watch():
+                    self._services.hub.watch(effect.key, self)
+                case Unwatch():
+                    self._services.hub.unwatch(effect.key, self)
+                case Beats():
+                    self._services.beats.add(effect.keys)
+                case Close():
+                    self._bye = effect.bye
+                case Authenticate():  # pragma: no cover - `perform` takes these
+                    raise AssertionError("a question of identity outside a client's message")
+
+    def _settle_down(self) -> None:
+        """After effects: wake the sender, look after reads and the timer."""
+        if self._outbox or self._bye is not None:
+            self._wake.set()
+        self._begin_read()
+        self._arm_timer()
+
+    def _cut(self) -> None:
+        """The peer sends requests and takes no answers: there is no point in another frame."""
+        log.info("peer_cut", session=self.id, reason=TOO_SLOW.reason)
+        self._bye = TOO_SLOW
+        self._transport.abort()
+
+    async def _authenticate(self, effect: Authenticate) -> list[Effect]:
+        token = effect.token if effect.token is not None else self._token
+        try:
+            principal = await self._services.authenticator.authenticate(token)
+        except ProtocolError as error:
+            return self.session.refused(error, refresh=effect.refresh)
+        if effect.refresh is None:
+            log.info(
+                "session_opened",
+                session=self.id,
+                tenant=principal.tenant,
+                subject=principal.subject,
+                client=self.session.client,
+            )
+        return self.session.authenticated(principal.tenant, principal.subject, refresh=effect.refresh)
+
+    def _submit(self, effect: Submit) -> None:
+        try:
+            answer = self._services.writer.submit(effect.request)
+        except LedgerError as error:
+            self._perform(self.session.settled(effect.id, as_protocol_error(error)))
+            return
+        self._in_flight += 1
+        if self._in_flight >= IN_FLIGHT:
+            self._room.clear()
+        answer.add_done_callback(lambda done: self._settled(effect.id, done))
+
+    def _settled(self, id_: int | str | None, done: asyncio.Future[Receipt | Rejection]) -> None:
+        self._in_flight -= 1
+        if self._in_flight < IN_FLIGHT:
+            self._room.set()
+        error = done.exception()
+        if error is None:
+            answer: Receipt | Rejection | ProtocolError = done.result()
+        elif isinstance(error, LedgerError):
+            answer = as_protocol_error(error)
+        else:
+            answer = ProtocolError("internal", "The server failed on this; it is in its log.")
+        self._perform(self.session.settled(id_, answer))
+        self._settle_down()
+
+    # Sending
+
+    async def _send(self) -> None:
+        while True:
+            while frames := self._outbox.take(BYTES_PER_WRITE):
+                await self._transport.send(frames)
+                if self._transport.one_way:
+                    self.session.heard(time.monotonic())
+            self._begin_read()
+            if self._outbox:
+                continue
+            if self._bye is not None:
+                await self._transport.close(self._bye)
+                return
+            self._wake.clear()
+            await self._wake.wait()
+
+    # Reading the ledger, at the peer's pace
+
+    def _begin_read(self) -> None:
+        if self._read_task is None and not self._outbox and self.session.has_due_reads:
+            self._read_task = asyncio.create_task(self._read(), name=f"read {self.id}")
+
+    async def _read(self) -> None:
+        wants = self.session.subscriptions.due_reads()
+        try:
+            reads = await answer(self._services.reader, wants)
+        except LedgerError as error:
+            log.debug("read_failed", session=self.id, reason=error.reason)
+            self.session.read_failed(wants)
+            await asyncio.sleep(READ_RETRY_SECONDS * (1 + secrets.randbelow(1000) / 1000))
+            self._read_task = None
+        except Exception:
+            log.exception("read_fault", session=self.id)
+            self._read_task = None
+            self._perform(self.session.end(INTERNAL))
+        else:
+            self._read_task = None
+            for read in reads:
+                self._services.hub.seen(read.want.slot[0], read.head or 0, ended=read.ended)
+            self._perform(self.session.read(reads))
+            served = {read.want.slot for read in reads}
+            self.session.read_failed([want for want in wants if want.slot not in served])
+        self._settle_down()
+
+    # Time
+
+    def _arm_timer(self) -> None:
+        if self._bye is not None:
+            return
+        at = self.session.next_tick()
+        if self._timer is not None:
+            if not self._timer.cancelled() and self._timer.when() <= at:
+                return  # it will come early enough, and look again
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_at(max(at, loop.time()), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._perform(self.session.tick(time.monotonic()))
+        self._settle_down()
+        if self._bye is not None:
+            # Whoever is closed by time may take nothing any more: do not wait for it.
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(CLOSE_SECONDS, self._transport.abort)
+
+    def _release(self) -> None:
+        self._bye = self._bye or INTERNAL
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._read_task is not None:
+            self._read_task.cancel()
+        self._room.set()
+        hub = self._services.hub
+        hub.leave(self)
+        for key in self.session.subscriptions.task_keys():
+            hub.unwatch(key, self)
+        self.ended.set()
+
+
+def as_protocol_error(error: LedgerError) -> ProtocolError:
+    """A failure of the ledger, in the words of the protocol."""
+    return ProtocolError(error.code, error.sentence, retry_after_ms=error.retry_after_ms)

@@ -1,0 +1,32 @@
+"""The aiohttp application: routes, and what every request passes on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from aiohttp import web
+
+from gateway.connection import Services
+from gateway.http import guard, ops, tasks
+from gateway.http.problems import problems
+from gateway.protocol.codec import FRAME_BYTES
+
+
+def build(
+    services: Services, health: ops.Health, *, allowed_origins: Collection[str], loopback_only: bool
+) -> web.Application:
+    """The application, ready to be run. `loopback_only`: there is no authentication."""
+    app = web.Application(
+        middlewares=[
+            problems,
+            guard.origin_guard(allowed_origins, loopback_only=loopback_only),
+            guard.identity(services.authenticator),
+        ],
+        client_max_size=FRAME_BYTES,
+    )
+    app[tasks.SERVICES] = services
+    app[ops.HEALTH] = health
+    app.on_response_prepare.append(guard.add_cors_headers)
+    app.add_routes(tasks.routes)
+    app.add_routes(ops.routes)
+    return app

@@ -1,0 +1,83 @@
+"""Health, for orchestrators and operators. Needs no token and tells nothing of any task.
+
+`live`: the process answers; a database outage must not have it killed, since that would drop every client. `ready`: it
+can serve now. `db`: the pools in figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp import hdrs, web
+from msgspec import Struct
+
+from gateway.http.tasks import SERVICES
+from gateway.protocol.codec import json_bytes
+from ledger.errors import LedgerError
+from ledger.pool import Pools
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """What the health paths look at."""
+
+    pools: Pools
+    draining: Callable[[], bool]
+    version: str
+
+
+HEALTH: Final = web.AppKey("health", Health)
+routes = web.RouteTableDef()
+
+
+@routes.get("/")
+async def index(request: web.Request) -> web.Response:
+    """What this is and where things are."""
+    places = {
+        "websocket": "/v1/ws",
+        "tasks": "/v1/tasks",
+        "health": ["/health/live", "/health/ready", "/health/db"],
+    }
+    return _plain({"name": "ledgerwire", "version": request.app[HEALTH].version, **places})
+
+
+@routes.get("/health/live")
+async def live(request: web.Request) -> web.Response:
+    """The process is there."""
+    return _plain({"status": "live"})
+
+
+@routes.get("/health/ready")
+async def ready(request: web.Request) -> web.Response:
+    """It can take requests; 503 says why not."""
+    health = request.app[HEALTH]
+    if health.draining():
+        return _plain({"status": "draining"}, status=503)
+    try:
+        server = await health.pools.check()
+    except LedgerError as error:
+        return _plain({"status": "unavailable", "reason": error.reason, "detail": error.sentence}, status=503)
+    if server.read_only:
+        return _plain(
+            {"status": "unavailable", "reason": "read_only", "detail": "PostgreSQL is read-only."}, status=503
+        )
+    return _plain({"status": "ready"})
+
+
+@routes.get("/health/db")
+async def db(request: web.Request) -> web.Response:
+    """Pool figures: size, in, out, overflow, and who waits. Asks the database nothing."""
+    services = request.app[SERVICES]
+    figures: dict[str, object] = {**request.app[HEALTH].pools.status()}
+    figures["writer_waiting"] = services.writer.waiting
+    figures["degraded"] = services.hub.degraded
+    return _plain(figures)
+
+
+def _plain(content: dict[str, object], *, status: int = 200) -> web.Response:
+    return web.Response(
+        body=json_bytes(content),
+        status=status,
+        content_type="application/json",
+        headers={hdrs.CACHE_CONTROL: "no-store"},
+    )

@@ -1,0 +1,259 @@
+"""Tasks over plain HTTP: the same requests and the same objects as over the WebSocket."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import secrets
+from datetime import datetime
+from typing import Final, TypeVar
+from uuid import UUID
+
+import msgspec
+from aiohttp import hdrs, web
+
+from gateway.connection import Services
+from gateway.http.guard import PRINCIPAL, bearer
+from gateway.protocol import codec, messages
+from gateway.protocol.errors import ProtocolError
+from gateway.protocol.requests import cancel_request, create_request, report_request
+from gateway.transports import longpoll, sse, websocket
+from ledger.model import TERMINAL, Receipt, Rejection, Request, Status, Task, task_key
+
+SERVICES: Final = web.AppKey("services", Services)
+POLLED_TASKS: Final = 100
+WAIT_SECONDS: Final = 60
+PAGE_TASKS: Final = 50
+PAGE_TRANSITIONS: Final = 500
+
+M = TypeVar("M")
+
+routes = web.RouteTableDef()
+_json: Final = msgspec.json.Decoder()
+_prefer_wait: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})")
+
+
+@routes.get("/v1/ws")
+async def ws(request: web.Request) -> web.StreamResponse:
+    """The WebSocket."""
+    if request.headers.get(hdrs.UPGRADE, "").lower() != "websocket":
+        raise ProtocolError("bad_request", "This path is a WebSocket; connect with a WebSocket client.")
+    return await websocket.serve(request, request.app[SERVICES], bearer(request))
+
+
+@routes.post("/v1/tasks")
+async def create(request: web.Request) -> web.Response:
+    """Announce a task; without `task_id` one is made, from the Idempotency-Key when there is one."""
+    principal, key = request[PRINCIPAL], _idempotency_key(request)
+    body = await _body(request)
+    if body.get("task_id") is None:
+        name = f"{principal.tenant}\x1f{principal.subject}\x1f{key}".encode()
+        body["task_id"] = "t-" + (hashlib.sha256(name).hexdigest()[:32] if key else secrets.token_hex(16))
+    message = _convert({**body, "id": 0, "key": key}, messages.Create)
+    receipt = await _submit(request, create_request(principal.tenant, message))
+    return _answer(
+        codec.receipt_members(receipt),
+        status=200 if receipt.repeat else 201,
+        headers={"Location": f"/v1/tasks/{receipt.task_id}"},
+    )
+
+
+@routes.get("/v1/tasks")
+async def history(request: web.Request) -> web.Response:
+    """A page of tasks, newest first."""
+    query = request.query
+    limit = _number(request, "limit", default=PAGE_TASKS, most=200)
+    try:
+        statuses = [Status(word) for word in query["status"].split(",")] if query.get("status") else None
+    except ValueError as error:
+        raise ProtocolError("bad_request", f"`status` may be {', '.join(Status)}.") from error
+    tasks = await request.app[SERVICES].reader.history(
+        request[PRINCIPAL].tenant,
+        owner=query.get("owner"),
+        statuses=statuses,
+        kind=query.get("kind"),
+        before=_page_after(query.get("cursor")),
+        limit=limit,
+    )
+    after = _page_cursor(tasks[-1]) if len(tasks) == limit else None
+    return _answer({"tasks": [codec.task_members(task) for task in tasks], "next": after})
+
+
+@routes.get("/v1/tasks/{task_id}")
+async def task(request: web.Request) -> web.Response:
+    """A snapshot, or with `Prefer: wait=` the first one beyond `after`."""
+    services, task_id = request.app[SERVICES], _task_id(request)
+    after = _number(request, "after", default=-1, most=2**63 - 1)
+    wait = _prefer_wait.search(request.headers.get("Prefer", ""))
+    if wait is None:
+        found = await services.reader.task(request[PRINCIPAL].tenant, task_id)
+    else:
+        seconds = min(int(wait.group(1)), WAIT_SECONDS)
+        found = await longpoll.wait_for(
+            services.hub, services.reader, request[PRINCIPAL].tenant, task_id, after=after, seconds=seconds
+        )
+    if found is None:
+        raise _unknown(task_id)
+    etag = f'"{services.epoch}:{found.seq}"'
+    headers = {"ETag": etag, "Cache-Control": "no-cache"}
+    if etag in request.headers.get(hdrs.IF_NONE_MATCH, ""):
+        return web.Response(status=304, headers=headers)
+    if found.status not in TERMINAL:
+        headers["Retry-After"] = "2"
+    return _answer({**codec.task_members(found), "epoch": services.epoch}, headers=headers)
+
+
+@routes.get("/v1/tasks/{task_id}/transitions")
+async def transitions(request: web.Request) -> web.Response:
+    """A page of a task's transitions."""
+    services, task_id = request.app[SERVICES], _task_id(request)
+    after = _number(request, "after", default=0, most=2**63 - 1)
+    limit = _number(request, "limit", default=PAGE_TRANSITIONS, most=PAGE_TRANSITIONS)
+    key = task_key(request[PRINCIPAL].tenant, task_id)
+    head, _ = (await services.reader.sequences([key])).get(key, (None, None))
+    if head is None:
+        raise _unknown(task_id)
+    page = await services.reader.replay([(key, after)], limit=limit)
+    return _answer(
+        {
+            "epoch": services.epoch,
+            "transitions": [codec.transition_members(transition) for transition in page],
+            "more": bool(page) and page[-1].seq < head,
+        }
+    )
+
+
+@routes.post("/v1/tasks/{task_id}/transitions")
+async def report(request: web.Request) -> web.Response:
+    """A worker's report."""
+    body = {**await _body(request), "task_id": _task_id(request)}
+    if (key := _idempotency_key(request)) is not None:
+        body["key"] = key
+    message = _convert(body, messages.Report)
+    receipt = await _submit(request, report_request(request[PRINCIPAL].tenant, message))
+    return _answer(codec.receipt_members(receipt))
+
+
+@routes.post("/v1/tasks/{task_id}/cancel")
+async def cancel(request: web.Request) -> web.Response:
+    """A cancel request."""
+    body = await _body(request) if request.can_read_body else {}
+    body = {**body, "id": 0, "task_id": _task_id(request), "key": _idempotency_key(request)}
+    message = _convert(body, messages.Cancel)
+    receipt = await _submit(request, cancel_request(request[PRINCIPAL].tenant, message))
+    return _answer(codec.receipt_members(receipt))
+
+
+@routes.get("/v1/tasks/{task_id}/events")
+async def events(request: web.Request) -> web.StreamResponse:
+    """A task as server-sent events."""
+    services, task_id = request.app[SERVICES], _task_id(request)
+    after = sse.cursor_of(request.headers.get("Last-Event-ID"))
+    key = task_key(request[PRINCIPAL].tenant, task_id)
+    head, status = (await services.reader.sequences([key])).get(key, (None, None))
+    if head is None:
+        raise _unknown(task_id)
+    if status in TERMINAL and after is not None and (after.epoch, after.seq) == (services.epoch, head):
+        return web.Response(status=204)
+    return await sse.serve(request, services, request[PRINCIPAL], task_id, after)
+
+
+@routes.get("/v1/poll")
+async def poll(request: web.Request) -> web.Response:
+    """Many tasks at once, for clients without a socket."""
+    services, tenant = request.app[SERVICES], request[PRINCIPAL].tenant
+    ids = [codec.check_task_id(task_id) for task_id in request.query.get("ids", "").split(",")]
+    if len(ids) > POLLED_TASKS:
+        raise ProtocolError("bad_request", f"`ids` may name {POLLED_TASKS} tasks.")
+    seen = request.query.get("after", "").split(",") if request.query.get("after") else ["0"] * len(ids)
+    if len(seen) != len(ids) or not all(re.fullmatch(r"\d{1,18}", seq, re.ASCII) for seq in seen):
+        raise ProtocolError("bad_request", "`after` has one sequence per id, in the same order.")
+    same_history = request.query.get("epoch", services.epoch) == services.epoch
+    keys = [task_key(tenant, task_id) for task_id in ids]
+    found = {task.key: task for task in await services.reader.tasks(keys)}
+    polled: list[dict[str, object]] = []
+    for task_id, key, seq in zip(ids, keys, seen, strict=True):
+        known = found.get(key)
+        if known is None:
+            polled.append({"task_id": task_id, "verdict": "unknown"})
+            continue
+        one: dict[str, object] = {
+            "task_id": task_id,
+            "verdict": "ended" if known.status in TERMINAL else "live",
+        }
+        if known.seq > int(seq) or not same_history:
+            one["task"] = codec.task_members(known)
+        polled.append(one)
+    return _answer({"epoch": services.epoch, "tasks": polled})
+
+
+async def _submit(request: web.Request, wish: Request) -> Receipt:
+    answer = await request.app[SERVICES].writer.submit(wish)
+    if isinstance(answer, Rejection):
+        raise ProtocolError(answer.code, answer.message)
+    return answer
+
+
+async def _body(request: web.Request) -> dict[str, object]:
+    try:
+        body = _json.decode(await request.text())
+    except (msgspec.DecodeError, RecursionError, UnicodeError, LookupError) as error:
+        raise ProtocolError("bad_json", "The body is not valid JSON in UTF-8.") from error
+    if not isinstance(body, dict):
+        raise ProtocolError("bad_request", "The body must be a JSON object.")
+    return body
+
+
+def _convert(body: dict[str, object], type_: type[M]) -> M:
+    body.pop("type", None)
+    try:
+        return msgspec.convert(body, type_)
+    except msgspec.ValidationError as error:
+        raise ProtocolError("bad_request", f"{error}.") from error
+
+
+def _task_id(request: web.Request) -> str:
+    return codec.check_task_id(request.match_info["task_id"])
+
+
+def _idempotency_key(request: web.Request) -> str | None:
+    return request.headers.get("Idempotency-Key") or None
+
+
+def _number(request: web.Request, name: str, *, default: int, most: int) -> int:
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"\d{1,19}", text, re.ASCII) or int(text) > most:
+        raise ProtocolError("bad_request", f"`{name}` is a number from 0 to {most}.")
+    return int(text)
+
+
+def _page_cursor(task: Task) -> str:
+    return base64.urlsafe_b64encode(f"{task.created_at.isoformat()} {task.key}".encode()).decode().rstrip("=")
+
+
+def _page_after(cursor: str | None) -> tuple[datetime, UUID] | None:
+    if cursor is None:
+        return None
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        created_at, _, key = text.partition(" ")
+        at = datetime.fromisoformat(created_at)
+        if at.tzinfo is None:
+            raise ValueError(created_at)
+        return at, UUID(key)
+    except ValueError as error:
+        raise ProtocolError("bad_request", "`cursor` is not the `next` of a page.") from error
+
+
+def _unknown(task_id: str) -> ProtocolError:
+    return ProtocolError(
+        "unknown_task",
+        f"Nobody has created or reported a task {task_id}; the path is right, the id is not known.",
+    )
+
+
+def _answer(content: dict[str, object], *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(body=codec.json_bytes(content), status=status, headers=headers, content_type="application/json")

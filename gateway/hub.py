@@ -1,0 +1,234 @@
+"""Who watches what on this node, and that none of them misses anything.
+
+The writer tells the hub of this node's commits; hints (of other nodes, of repeats) and the regular re-read of watched
+tasks tell it that the ledger has more. The hub forwards a task's transitions in sequence, each encoded once for all
+watchers, and never forwards over a gap: it reads the missing ones from the ledger first, once for all watchers.
+
+It keeps no history: what a watcher missed before it came is read by its own session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Final, Protocol
+from uuid import UUID
+
+import structlog
+
+from gateway.bus.port import Bus, Hint
+from gateway.protocol.codec import transition_frame
+from gateway.protocol.effects import Event
+from ledger.errors import LedgerError
+from ledger.model import TERMINAL, Transition
+from ledger.reader import Reader
+
+log = structlog.get_logger(__name__)
+
+REREAD_SECONDS: Final = 1.0
+"""How late a lost hint may make a watcher; the promise is 2 s, the read itself takes its share."""
+TASKS_PER_READ: Final = 1_000
+
+
+class Watcher(Protocol):
+    """A connection, as the hub sees it. Must not wait or fail."""
+
+    def deliver(self, events: Sequence[Event]) -> None:
+        """Transitions of one watched task, in order."""
+
+    def notice(self, kind: str) -> None:
+        """The ledger cannot be reached (`degraded`), or can again (`restored`)."""
+
+
+class _Topic:
+    __slots__ = ("ended", "known", "seq", "watchers")
+
+    def __init__(self) -> None:
+        self.watchers: set[Watcher] = set()
+        self.seq: int | None = None  # forwarded up to here; None until somebody has read the task
+        self.known = 0  # the ledger has at least so much
+        self.ended = False
+
+
+class Hub:
+    """One per node. All methods but `run` return at once."""
+
+    def __init__(self, reader: Reader, bus: Bus) -> None:
+        self._reader = reader
+        self._bus = bus
+        self._topics: dict[UUID, _Topic] = {}
+        self._everyone: set[Watcher] = set()
+        self._behind: dict[UUID, None] = {}
+        self._wake = asyncio.Event()
+        self.degraded = False
+        """Whether the last re-read failed."""
+
+    @property
+    def topics(self) -> int:
+        """Tasks watched on this node."""
+        return len(self._topics)
+
+    @property
+    def everyone(self) -> frozenset[Watcher]:
+        """The connections of this node."""
+        return frozenset(self._everyone)
+
+    def join(self, watcher: Watcher) -> None:
+        """A connection begins; it hears notices."""
+        self._everyone.add(watcher)
+
+    def leave(self, watcher: Watcher) -> None:
+        """A connection has ended; call `unwatch` for what it watched."""
+        self._everyone.discard(watcher)
+
+    def watch(self, key: UUID, watcher: Watcher) -> None:
+        """From now on the watcher gets what is forwarded of this task."""
+        self._topics.setdefault(key, _Topic()).watchers.add(watcher)
+
+    def unwatch(self, key: UUID, watcher: Watcher) -> None:
+        """No longer."""
+        topic = self._topics.get(key)
+        if topic is not None:
+            topic.watchers.discard(watcher)
+            if not topic.watchers:
+                del self._topics[key]
+                self._behind.pop(key, None)
+
+    def seen(self, key: UUID, seq: int, *, ended: bool) -> None:
+        """A watcher has read the task up to here (0: nobody has heard of it)."""
+        topic = self._topics.get(key)
+        if topic is None:
+            return
+        topic.ended = topic.ended or ended
+        if topic.seq is None:
+            topic.seq = seq
+        elif seq > topic.seq:
+            self._lags(key, topic, seq)
+
+    # From the writer
+
+    def committed(self, transitions: Sequence[Transition]) -> None:
+        """These are in the ledger now: forward them here, announce them to the other nodes."""
+        hints = []
+        for key, group in groupby(transitions, key=_key_of):
+            of_task = list(group)
+            hints.append(Hint(key, of_task[-1].seq))
+            topic = self._topics.get(key)
+            if topic is not None:
+                self._forward(key, topic, of_task)
+        self._bus.announce(hints)
+
+    def reached(self, key: UUID, seq: int) -> None:
+        """A task has come at least so far; what happened in between may not have been seen here."""
+        topic = self._topics.get(key)
+        if topic is not None and topic.seq is not None and seq > topic.seq:
+            self._lags(key, topic, seq)
+
+    def hinted(self, hint: Hint) -> None:
+        """The same, from another node."""
+        self.reached(hint.key, hint.seq)
+
+    # From the ledger
+
+    async def run(self) -> None:
+        """Re-read watched tasks regularly, and at once where something is known to be missing. Ends when cancelled."""
+        loop = asyncio.get_running_loop()
+        next_reread = loop.time() + REREAD_SECONDS
+        while True:
+            try:
+                async with asyncio.timeout_at(next_reread):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            try:
+                if loop.time() >= next_reread:
+                    next_reread = loop.time() + REREAD_SECONDS
+                    await self._compare()
+                await self._fill()
+            except LedgerError as error:
+                self._set_degraded(True, error.reason)
+            except Exception:
+                log.exception("hub_fault")
+            else:
+                continue
+            await asyncio.sleep(REREAD_SECONDS / 4)  # a failing ledger is not asked in a tight loop
+
+    async def _compare(self) -> None:
+        """Ask the ledger how far the watched, unfinished tasks have come."""
+        keys = [key for key, topic in self._topics.items() if not topic.ended and topic.seq is not None]
+        if not self._everyone and not self._topics:
+            return
+        for some in _slices(keys or [UUID(int=0)], TASKS_PER_READ):  # with nothing to ask, ask whether it is there
+            for key, (seq, _) in (await self._reader.sequences(some)).items():
+                self.reached(key, seq)
+        self._set_degraded(False)
+
+    async def _fill(self) -> None:
+        """Read and forward what is missing, a page at a time."""
+        while self._behind:
+            keys = list(self._behind)[:TASKS_PER_READ]
+            cursors = []
+            for key in keys:
+                del self._behind[key]
+                topic = self._topics.get(key)
+                if topic is not None and topic.seq is not None and topic.known > topic.seq:
+                    cursors.append((key, topic.seq))
+            if not cursors:
+                continue
+            try:
+                page = await self._reader.replay(cursors)
+            except LedgerError:
+                self._behind.update(dict.fromkeys(key for key, _ in cursors))
+                raise
+            for key, group in groupby(page, key=_key_of):
+                topic = self._topics.get(key)
+                if topic is not None:
+                    self._forward(key, topic, list(group))
+            advanced = {transition.key for transition in page}
+            for key, _ in cursors:
+                topic = self._topics.get(key)
+                if topic is not None and topic.seq is not None and topic.known > topic.seq:
+                    if page and (key in advanced or key != cursors[0][0]):
+                        self._behind[key] = None  # the page was full
+                    else:
+                        topic.known = topic.seq  # the ledger has no more: the hint was wrong
+
+    def _forward(self, key: UUID, topic: _Topic, transitions: Iterable[Transition]) -> None:
+        events = []
+        for transition in transitions:
+            if topic.seq is not None:
+                if transition.seq <= topic.seq:
+                    continue
+                if transition.seq > topic.seq + 1:
+                    self._lags(key, topic, transition.seq)
+                    break
+                topic.seq = transition.seq
+            topic.ended = topic.ended or transition.status in TERMINAL
+            events.append(Event(transition, transition_frame(transition)))
+        if events:
+            for watcher in list(topic.watchers):
+                watcher.deliver(events)
+
+    def _lags(self, key: UUID, topic: _Topic, seq: int) -> None:
+        topic.known = max(topic.known, seq)
+        self._behind[key] = None
+        self._wake.set()
+
+    def _set_degraded(self, degraded: bool, reason: str = "") -> None:
+        if degraded is self.degraded:
+            return
+        self.degraded = degraded
+        kind = "degraded" if degraded else "restored"
+        log.warning("ledger_state", state=kind, reason=reason)
+        for watcher in list(self._everyone):
+            watcher.notice(kind)
+
+
+def _key_of(transition: Transition) -> UUID:
+    return transition.key
+
+
+def _slices(keys: Sequence[UUID], size: int) -> Iterable[Sequence[UUID]]:
+    return (keys[i : i + size] for i in range(0, len(keys), size))

@@ -1,0 +1,105 @@
+"""A session's unsent frames, bounded. Pure: knows nothing of sockets and never waits.
+
+Two sorts of frames share one queue, in order: answers, which are never dropped (what asks for them is bounded
+elsewhere), and frames of subscriptions, which the ledger has as well. When the latter do not fit any more they are all
+dropped, and each subscription is to be read again from where it was cut: a slow client costs reads, not memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from gateway.protocol.effects import Slot
+
+FRAMES: Final = 256
+"""Frames of subscriptions that may wait: more than a screen can use in the time it takes to send them."""
+BYTES: Final = 512 * 1024
+"""And their bytes."""
+ANSWERS: Final = 10_000
+"""Answers that may wait; far more than a connection may have requests in flight."""
+
+
+class OutboxFull(Exception):
+    """Too many answers wait: the peer sends requests and takes nothing."""
+
+
+class _Entry:
+    __slots__ = ("frame", "seq", "slot")
+
+    def __init__(self, frame: bytes, slot: Slot | None, seq: int) -> None:
+        self.frame = frame
+        self.slot = slot
+        self.seq = seq
+
+
+class Outbox:
+    """The queue between a session and its transport."""
+
+    def __init__(self, *, max_frames: int = FRAMES, max_bytes: int = BYTES, max_answers: int = ANSWERS) -> None:
+        self._max_frames = max_frames
+        self._max_bytes = max_bytes
+        self._max_answers = max_answers
+        self._queue: deque[_Entry] = deque()
+        self._frames = 0  # of subscriptions
+        self._bytes = 0
+        self._newest: dict[Slot, _Entry] = {}  # unsent frames that may be replaced
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def put(self, frame: bytes) -> None:
+        """Queue an answer. Raises `OutboxFull`."""
+        if len(self._queue) - self._frames >= self._max_answers:
+            raise OutboxFull
+        self._queue.append(_Entry(frame, None, 0))
+
+    def offer(self, slot: Slot, seq: int, frame: bytes, *, replaces: bool = False) -> dict[Slot, int]:
+        """Queue a frame of a subscription.
+
+        Returns what had to be dropped to keep the bounds: for each subscription the first sequence that it lost, which
+        includes this frame. Empty when there was room.
+        """
+        waiting = self._newest.get(slot) if replaces else None
+        if waiting is not None:
+            self._bytes += len(frame) - len(waiting.frame)
+            waiting.frame, waiting.seq = frame, seq
+            return {}
+        if self._frames >= self._max_frames or (self._frames and self._bytes + len(frame) > self._max_bytes):
+            return self._drop(slot, seq)
+        entry = _Entry(frame, slot, seq)
+        self._queue.append(entry)
+        self._frames += 1
+        self._bytes += len(frame)
+        if replaces:
+            self._newest[slot] = entry
+        return {}
+
+    def take(self, max_bytes: int) -> list[bytes]:
+        """The next frames to send: at least one when there is any, and about so many bytes at most."""
+        out: list[bytes] = []
+        size = 0
+        while self._queue and (not out or size + len(self._queue[0].frame) <= max_bytes):
+            entry = self._queue.popleft()
+            size += len(entry.frame)
+            out.append(entry.frame)
+            if entry.slot is not None:
+                self._frames -= 1
+                self._bytes -= len(entry.frame)
+                if self._newest.get(entry.slot) is entry:
+                    del self._newest[entry.slot]
+        return out
+
+    def _drop(self, slot: Slot, seq: int) -> dict[Slot, int]:
+        lost: dict[Slot, int] = {}
+        kept: deque[_Entry] = deque()
+        for entry in self._queue:
+            if entry.slot is None:
+                kept.append(entry)
+            else:
+                lost.setdefault(entry.slot, entry.seq)
+        lost.setdefault(slot, seq)
+        self._queue = kept
+        self._frames = self._bytes = 0
+        self._newest.clear()
+        return lost

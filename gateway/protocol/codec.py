@@ -1,0 +1,238 @@
+"""Frames to messages, and the ledger's words to frames. Pure; never lets a decoder's exception out.
+
+Server frames are JSON bytes with `type` first and without spaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+import orjson
+from msgspec import UNSET
+
+from gateway.protocol.errors import Bye, ProtocolError
+from gateway.protocol.messages import MESSAGES_PER_FRAME, TYPES, Cursor, Inbound
+from ledger.model import TASK_ID, Receipt, Task, Transition
+from ledger.model import Cancel as CancelState
+
+FRAME_BYTES: Final = 64 * 1024
+"""The largest frame a client may send; mini-programs choke on less, and a larger one hides a misuse."""
+
+BAD_TASK_ID: Final = "A task id has 1 to 128 of the characters A-Z a-z 0-9 . _ : - and begins with a letter or digit."
+
+_message: Final[msgspec.json.Decoder[Inbound]] = msgspec.json.Decoder(Inbound)
+_array: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_anything: Final = msgspec.json.Decoder()
+_TIMES: Final = orjson.OPT_UTC_Z
+
+
+class Unreadable(Exception):
+    """One message could not be read; `id` is the message's, where it had one that could be made out."""
+
+    def __init__(self, error: ProtocolError, *, id: int | str | None = None) -> None:  # noqa: A002 - the wire's word
+        super().__init__(str(error))
+        self.error = error
+        self.id = id
+
+
+def decode(frame: str) -> Iterator[Inbound | Unreadable]:
+    """The messages of one frame, in order; one that cannot be read does not harm the others."""
+    if len(frame) > FRAME_BYTES or len(frame.encode("utf-8", "surrogatepass")) > FRAME_BYTES:
+        yield Unreadable(ProtocolError("frame_too_large", f"A frame may have {FRAME_BYTES} bytes; send less at once."))
+        return
+    if not frame.lstrip(" \t\r\n").startswith("["):
+        yield _decode_one(frame)
+        return
+    try:
+        parts = _array.decode(frame)
+    except (msgspec.DecodeError, RecursionError):
+        yield _bad_json()
+        return
+    if len(parts) > MESSAGES_PER_FRAME:
+        yield Unreadable(ProtocolError("bad_request", f"A frame may have {MESSAGES_PER_FRAME} messages."))
+        return
+    for part in parts:
+        yield _decode_one(part)
+
+
+def _decode_one(text: str | msgspec.Raw) -> Inbound | Unreadable:
+    try:
+        return _message.decode(text)
+    except msgspec.ValidationError as invalid:
+        return _explain(text, invalid)
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        return _bad_json()
+
+
+def _bad_json() -> Unreadable:
+    return Unreadable(ProtocolError("bad_json", "This frame is not valid JSON."))
+
+
+def _explain(text: str | msgspec.Raw, invalid: msgspec.ValidationError) -> Unreadable:
+    """Find the `id` to answer to, and whether it is the type that is wrong."""
+    error = ProtocolError("bad_request", f"{invalid}.")
+    try:
+        content = _anything.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return Unreadable(error)
+    if not isinstance(content, dict):
+        return Unreadable(error)
+    type_ = content.get("type")
+    if isinstance(type_, str) and type_ not in TYPES:
+        error = ProtocolError("unknown_type", f"No message has the type {type_[:32]!r}; see docs/protocol.md.")
+    id_ = content.get("id")
+    known = isinstance(id_, int | str) and not isinstance(id_, bool) and len(str(id_)) <= 64
+    return Unreadable(error, id=id_ if known else None)
+
+
+def check_task_id(task_id: str) -> str:
+    """The id itself; raises `ProtocolError` `bad_task_id`."""
+    if TASK_ID.fullmatch(task_id) is None:
+        raise ProtocolError("bad_task_id", BAD_TASK_ID)
+    return task_id
+
+
+def payload(name: str, value: Any, max_bytes: int) -> bytes | None:
+    """A payload member as JSON text, None when it is UNSET; raises `ProtocolError` `bad_request`.
+
+    It is encoded anew, which refuses what a reader in another language could not read: integers beyond 64 bits, lone
+    surrogates, a nesting deeper than 254.
+    """
+    if value is UNSET:
+        return None
+    try:
+        text = orjson.dumps(value)
+    except (orjson.JSONEncodeError, RecursionError) as error:
+        raise ProtocolError("bad_request", f"`{name}` cannot be stored: {error}.") from error
+    if len(text) > max_bytes:
+        raise ProtocolError("bad_request", f"`{name}` has {len(text)} bytes; {max_bytes} are allowed.")
+    return text
+
+
+def frame(type_: str, /, **members: object) -> bytes:
+    """A server frame."""
+    return orjson.dumps({"type": type_, **members}, option=_TIMES)
+
+
+def reply(id_: int | str | None, **members: object) -> bytes:
+    """An accepting reply."""
+    return frame("reply", id=id_, ok=True, **members)
+
+
+def refusal(id_: int | str | None, error: ProtocolError) -> bytes:
+    """A refusing reply."""
+    return frame("reply", id=id_, ok=False, error=error.as_json())
+
+
+def bye(reason: Bye) -> bytes:
+    """The last frame of a connection."""
+    return frame(
+        "bye",
+        code=reason.code,
+        retry=reason.retry,
+        retry_after_ms=reason.retry_after_ms,
+        reason=reason.reason,
+        message=reason.message,
+    )
+
+
+def jump_notice(task_id: str, reason: str, cursor: Cursor, to: Cursor) -> bytes:
+    """The stream of a task does not go on at its cursor: from where to where it jumped, and why."""
+    ends = {"from": {"epoch": cursor.epoch, "seq": cursor.seq}, "to": {"epoch": to.epoch, "seq": to.seq}}
+    return frame("notice", kind="jumped", task_id=task_id, reason=reason, **ends)
+
+
+def receipt_members(receipt: Receipt) -> dict[str, object]:
+    """The members of the reply to a report, create or cancel."""
+    members: dict[str, object] = {
+        "task_id": receipt.task_id,
+        "seq": receipt.seq,
+        "status": receipt.status,
+        "attempt": receipt.attempt,
+        "repeat": receipt.repeat,
+    }
+    if receipt.cancel is not None:
+        members["cancel"] = cancel_members(receipt.cancel)
+    return members
+
+
+def cancel_members(cancel: CancelState) -> dict[str, object]:
+    """A cancel request in a reply or snapshot."""
+    return {"stage": cancel.stage, "seq": cancel.seq, "reason": cancel.reason}
+
+
+def transition_members(transition: Transition) -> dict[str, object]:
+    """The members of a `transition` frame, after `type`."""
+    members: dict[str, object] = {
+        "task_id": transition.task_id,
+        "seq": transition.seq,
+        "status": transition.status,
+        "progress": _number(transition.progress),
+        "stage": transition.stage,
+        "message": transition.message,
+        "attempt": transition.attempt,
+    }
+    if transition.data is not None:
+        members["data"] = orjson.Fragment(transition.data)
+    if transition.result is not None:
+        members["result"] = orjson.Fragment(transition.result)
+    if transition.error is not None:
+        members["error"] = orjson.Fragment(transition.error)
+    if transition.cancel is not None:
+        members["cancel"] = {"stage": transition.cancel, "reason": transition.reason}
+    members["at"] = transition.at
+    return members
+
+
+def transition_frame(transition: Transition) -> bytes:
+    """A `transition` frame; the same bytes go to everybody who watches."""
+    return frame("transition", **transition_members(transition))
+
+
+def task_members(task: Task) -> dict[str, object]:
+    """A snapshot, as in `snapshot` frames and HTTP bodies."""
+    return {
+        "task_id": task.task_id,
+        "kind": task.kind,
+        "owner": task.owner,
+        "status": task.status,
+        "seq": task.seq,
+        "attempt": task.attempt,
+        "progress": _number(task.progress),
+        "stage": task.stage,
+        "message": task.message,
+        "data": _fragment(task.data),
+        "result": _fragment(task.result),
+        "error": _fragment(task.error),
+        "cancel": None if task.cancel is None else cancel_members(task.cancel),
+        "created_at": task.created_at,
+        "updated_at": task.updated_at,
+        "beat_at": task.beat_at,
+    }
+
+
+def snapshot_frame(task: Task) -> bytes:
+    """A `snapshot` frame."""
+    return frame("snapshot", task=task_members(task))
+
+
+def json_bytes(content: Mapping[str, object]) -> bytes:
+    """A JSON body with the same conventions as frames."""
+    return orjson.dumps(content, option=_TIMES)
+
+
+def timestamp(text: str) -> datetime:
+    """A time from a cursor; raises ValueError."""
+    return datetime.fromisoformat(text)
+
+
+def _fragment(text: bytes | None) -> orjson.Fragment | None:
+    return None if text is None else orjson.Fragment(text)
+
+
+def _number(progress: float | None) -> float | int | None:
+    """40 rather than 40.0: what the worker wrote."""
+    return int(progress) if progress is not None and progress.is_integer() else progress

@@ -1,0 +1,109 @@
+"""What a session wants done. Pure values; `gateway.connection` performs them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+from msgspec import Struct
+
+from gateway.protocol.errors import Bye
+from ledger.model import Request, Task, Transition
+
+Slot = tuple[UUID, bool]
+"""One subscription of a session: the task's key, and whether it is a worker attending to cancels."""
+
+
+class Send(Struct, frozen=True):
+    """Send this frame. It is never dropped."""
+
+    frame: bytes
+
+
+class Deliver(Struct, frozen=True):
+    """Send this frame of a subscription. It may be dropped and read again later (`Session.rewind`).
+
+    With `replaces`, a frame of the same slot that is still unsent is replaced by it.
+    """
+
+    slot: Slot
+    seq: int
+    frame: bytes
+    replaces: bool = False
+
+
+class Authenticate(Struct, frozen=True):
+    """Find out who this is, then call `Session.authenticated` or `Session.refused`. No further message before that.
+
+    `refresh` is the id to answer to when it is not the first time.
+    """
+
+    token: str | None
+    refresh: int | str | None = None
+
+
+class Submit(Struct, frozen=True):
+    """Give this request to the ledger, then call `Session.settled` with `id`."""
+
+    id: int | str | None
+    request: Request
+
+
+class Watch(Struct, frozen=True):
+    """Bring the live events of this task to `Session.deliver`."""
+
+    key: UUID
+
+
+class Unwatch(Struct, frozen=True):
+    """No longer."""
+
+    key: UUID
+
+
+class Beats(Struct, frozen=True):
+    """The workers of these tasks are there."""
+
+    keys: Sequence[UUID]
+
+
+class Close(Struct, frozen=True):
+    """Send what is queued, then close with this code."""
+
+    bye: Bye
+
+
+Effect = Send | Deliver | Authenticate | Submit | Watch | Unwatch | Beats | Close
+
+
+class Want(Struct, frozen=True):
+    """A read that a subscription needs: the transitions after `after`, or a snapshot when it is None."""
+
+    slot: Slot
+    after: int | None
+
+
+class Event(Struct, frozen=True):
+    """A transition on its way to watchers, encoded once for all of them."""
+
+    transition: Transition
+    frame: bytes
+
+    @property
+    def seq(self) -> int:
+        """The transition's sequence."""
+        return self.transition.seq
+
+
+class Read(Struct, frozen=True, kw_only=True):
+    """What a `Want` brought. `head` is the ledger's sequence of the task, None when nobody has heard of it."""
+
+    want: Want
+    head: int | None
+    ended: bool = False
+    task: Task | None = None
+    events: Sequence[Event] = ()
+
+
+NOTHING: Final[Sequence[Effect]] = ()

@@ -1,0 +1,274 @@
+"""One client's conversation, without I/O: frames and answers in, effects out.
+
+Nothing here waits, reads a clock or touches a socket: times come in as monotonic seconds, effects go out as values
+(`gateway.protocol.effects`), and `gateway.connection` performs them in order. What is watched is in `subscriptions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from gateway.protocol import codec, messages
+from gateway.protocol.effects import (
+    Authenticate,
+    Beats,
+    Close,
+    Effect,
+    Event,
+    Read,
+    Send,
+    Slot,
+    Submit,
+    Want,
+)
+from gateway.protocol.errors import (
+    HELLO_TIMEOUT,
+    PING_TIMEOUT,
+    PROTOCOL_ERROR,
+    UNAUTHENTICATED,
+    UNSUPPORTED_VERSION,
+    Bye,
+    ProtocolError,
+)
+from gateway.protocol.requests import cancel_request, create_request, report_request
+from gateway.protocol.subscriptions import Subscriptions
+from ledger.model import Receipt, Rejection, task_key
+
+VERSION: Final = 1
+HELLO_SECONDS: Final = 5.0
+"""A client that has connected has something to say; a socket without hello is a bound resource."""
+UNREADABLE_FRAMES: Final = 50
+"""So many unreadable messages are no slip: the client speaks another protocol."""
+DEAD_AFTER_INTERVALS: Final = 1.5
+
+
+class Session:
+    """The protocol state of one connection.
+
+    `ping_phase`, from 0 to 1, sets when the first ping comes, so that the pings of many sessions do not coincide.
+    `now` is always the same monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        session_id: str,
+        epoch: str,
+        ping_interval_seconds: float,
+        ping_phase: float,
+        server_time: datetime,
+        now: float,
+    ) -> None:
+        self._id = session_id
+        self._epoch = epoch
+        self._server_time = server_time
+        self._ping_interval = ping_interval_seconds
+        self._heard_at = now
+        self._ping_at = now + ping_interval_seconds * (1 + ping_phase) / 2
+        self._hello_until: float | None = now + HELLO_SECONDS
+        self._tenant: str | None = None
+        self._subject: str | None = None
+        self._unreadable = 0
+        self._closed = False
+        self.client: str | None = None
+        """What the client calls itself, for logs."""
+        self.subscriptions = Subscriptions(epoch)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `bye` has been said: nothing is answered any more."""
+        return self._closed
+
+    @property
+    def has_due_reads(self) -> bool:
+        """Whether `Subscriptions.due_reads` would give any, and it makes sense to ask."""
+        return not self._closed and self.subscriptions.has_due_reads
+
+    # What comes in from the client
+
+    def receive(self, frame: str, now: float) -> list[Effect]:
+        """A frame from the client."""
+        self._heard_at = now
+        out: list[Effect] = []
+        for message in codec.decode(frame):
+            if self._closed:
+                break
+            if isinstance(message, codec.Unreadable):
+                out += self.unreadable(message.error, message.id)
+                continue
+            try:
+                out += self._act(message, now)
+            except ProtocolError as error:
+                out.append(Send(codec.refusal(getattr(message, "id", None), error)))
+        return out
+
+    def unreadable(self, error: ProtocolError, id_: int | str | None = None) -> list[Effect]:
+        """Something came that is no message. So many of them end the connection."""
+        self._unreadable += 1
+        refusal = Send(codec.refusal(id_, error))
+        return [refusal, *self.end(PROTOCOL_ERROR)] if self._unreadable >= UNREADABLE_FRAMES else [refusal]
+
+    def watch_one(self, task_id: str, after: messages.Cursor | None) -> Sequence[Effect]:
+        """Subscribe on behalf of a peer that cannot speak; the task is waited for."""
+        if self._tenant is None:
+            raise AssertionError("watch_one before authenticated")
+        return self.subscriptions.add(self._tenant, task_id, mode="all", cursor=after)
+
+    def _act(self, message: messages.Inbound, now: float) -> Sequence[Effect]:
+        match message:
+            case messages.Ping():
+                return [Send(codec.frame("pong"))]
+            case messages.Pong():
+                return []
+            case messages.Hello():
+                return self._hello(message)
+        if self._tenant is None:
+            raise ProtocolError("hello_required", "Send hello first; no other message is answered before welcome.")
+        match message:
+            case messages.Report():
+                return [Submit(message.id, report_request(self._tenant, message))]
+            case messages.Create():
+                return [Submit(message.id, create_request(self._tenant, message))]
+            case messages.Cancel():
+                return [Submit(message.id, cancel_request(self._tenant, message))]
+            case messages.Beat():
+                return [Beats([task_key(self._tenant, codec.check_task_id(task_id)) for task_id in message.task_ids])]
+            case messages.Subscribe():
+                return self._subscribe(self._tenant, message, now)
+            case messages.Attend():
+                return self._attend(self._tenant, message)
+            case messages.Unsubscribe():
+                ended = [e for task_id in message.task_ids for e in self.subscriptions.remove(self._tenant, task_id)]
+                return [*ended, Send(codec.reply(message.id))]
+            case messages.Refresh():
+                return [Authenticate(message.token, refresh=message.id)]
+        raise AssertionError(f"no case for {message!r}")  # pragma: no cover - the types above are all there are
+
+    def _hello(self, hello: messages.Hello) -> list[Effect]:
+        if self._tenant is not None:
+            raise ProtocolError("bad_request", "hello was said already; use refresh to change the token.")
+        if hello.v != VERSION:
+            return self.end(UNSUPPORTED_VERSION)
+        self.client = hello.client
+        return [Authenticate(hello.token)]
+
+    def _subscribe(self, tenant: str, message: messages.Subscribe, now: float) -> list[Effect]:
+        for wanted in message.tasks:
+            codec.check_task_id(wanted.task_id)
+        self.subscriptions.check_room(len(message.tasks))
+        wait_until = now + message.wait_ms / 1000 if message.wait_ms else None
+        out: list[Effect] = [Send(codec.reply(message.id))]
+        for wanted in message.tasks:
+            out += self.subscriptions.add(
+                tenant, wanted.task_id, mode=message.mode, cursor=wanted.after, wait_until=wait_until
+            )
+        return out
+
+    def _attend(self, tenant: str, message: messages.Attend) -> list[Effect]:
+        for task_id in message.task_ids:
+            codec.check_task_id(task_id)
+        self.subscriptions.check_room(len(message.task_ids))
+        out: list[Effect] = [Send(codec.reply(message.id))]
+        for task_id in message.task_ids:
+            out += self.subscriptions.add(tenant, task_id, mode="cancels")
+        return out
+
+    # What comes back from the gateway
+
+    def authenticated(self, tenant: str, subject: str, *, refresh: int | str | None = None) -> list[Effect]:
+        """The token of hello or refresh belongs to this principal."""
+        if refresh is not None:
+            if (tenant, subject) != (self._tenant, self._subject):
+                error = ProtocolError("forbidden", "This token belongs to somebody else; open another connection.")
+                return [Send(codec.refusal(refresh, error))]
+            return [Send(codec.reply(refresh))]
+        self._tenant, self._subject = tenant, subject
+        self._hello_until = None
+        return [Send(self._welcome())]
+
+    def refused(self, error: ProtocolError, *, refresh: int | str | None = None) -> list[Effect]:
+        """The token is not valid. A failed refresh leaves the connection as it was."""
+        return self.end(UNAUTHENTICATED) if refresh is None else [Send(codec.refusal(refresh, error))]
+
+    def settled(self, id_: int | str | None, answer: Receipt | Rejection | ProtocolError) -> list[Effect]:
+        """The ledger has answered a `Submit`."""
+        if isinstance(answer, Receipt):
+            return [] if id_ is None else [Send(codec.reply(id_, **codec.receipt_members(answer)))]
+        if isinstance(answer, Rejection):
+            answer = ProtocolError(answer.code, answer.message)
+        return [Send(codec.refusal(id_, answer))]
+
+    def deliver(self, events: Sequence[Event]) -> list[Effect]:
+        """Live transitions of one watched task, in order."""
+        return self.subscriptions.deliver(events)
+
+    def read(self, reads: Sequence[Read]) -> list[Effect]:
+        """What the reads of `Subscriptions.due_reads` have brought."""
+        return [effect for found in reads for effect in self.subscriptions.read(found)]
+
+    def read_failed(self, wants: Sequence[Want]) -> None:
+        """The ledger could not be read."""
+        self.subscriptions.read_failed(wants)
+
+    def rewind(self, slot: Slot, seq: int) -> None:
+        """Frames of a subscription from `seq` on were dropped before they left."""
+        self.subscriptions.rewind(slot, seq)
+
+    def notice(self, kind: str) -> list[Effect]:
+        """Tell the client how the server is: `degraded` or `restored`."""
+        return [] if self._tenant is None else [Send(codec.frame("notice", kind=kind))]
+
+    def end(self, bye: Bye) -> list[Effect]:
+        """Say goodbye and why."""
+        if self._closed:
+            return []
+        self._closed = True
+        return [Send(codec.bye(bye)), Close(bye)]
+
+    # Time
+
+    def heard(self, now: float) -> None:
+        """The peer has given a sign of life that is no frame."""
+        self._heard_at = now
+
+    def next_tick(self) -> float:
+        """When `tick` must be called next, in monotonic seconds."""
+        times = [self._ping_at, self._dead_at, self._hello_until, self.subscriptions.next_wait()]
+        return min(time for time in times if time is not None)
+
+    def tick(self, now: float) -> list[Effect]:
+        """Do what is due at this time."""
+        if self._closed:
+            return []
+        if self._hello_until is not None and now >= self._hello_until:
+            return self.end(HELLO_TIMEOUT)
+        if now >= self._dead_at:
+            return self.end(PING_TIMEOUT)
+        out = self.subscriptions.give_up_waiting(now)
+        if now >= self._ping_at:
+            self._ping_at = now + self._ping_interval
+            out.append(Send(codec.frame("ping")))
+        return out
+
+    @property
+    def _dead_at(self) -> float:
+        return self._heard_at + self._ping_interval * DEAD_AFTER_INTERVALS
+
+    def _welcome(self) -> bytes:
+        return codec.frame(
+            "welcome",
+            v=VERSION,
+            session=self._id,
+            epoch=self._epoch,
+            ping_interval_ms=round(self._ping_interval * 1000),
+            server_time=self._server_time,
+            limits={
+                "frame_bytes": codec.FRAME_BYTES,
+                "data_bytes": messages.DATA_BYTES,
+                "result_bytes": messages.RESULT_BYTES,
+                "messages_per_frame": messages.MESSAGES_PER_FRAME,
+                "subscriptions": messages.SUBSCRIPTIONS,
+            },
+        )

@@ -1,0 +1,43 @@
+"""Answers what sessions want to read from the ledger: many subscriptions, few queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from gateway.protocol.codec import transition_frame
+from gateway.protocol.effects import Event, Read, Want
+from ledger.model import TERMINAL
+from ledger.reader import Reader
+
+
+async def answer(reader: Reader, wants: Sequence[Want]) -> list[Read]:
+    """Read for all wants together: one query for snapshots, two for replays.
+
+    A replay page may be full before all have had their turn; those are left out. Raises `Unavailable`.
+    """
+    snapshots = [want.slot[0] for want in wants if want.after is None]
+    tasks = {task.key: task for task in await reader.tasks(snapshots)} if snapshots else {}
+    reads = []
+    for want in wants:
+        if want.after is None:
+            task = tasks.get(want.slot[0])
+            ended = task is not None and task.status in TERMINAL
+            reads.append(Read(want=want, head=task.seq if task else None, ended=ended, task=task))
+    cursors = [(want.slot[0], want.after) for want in wants if want.after is not None]
+    if not cursors:
+        return reads
+    heads = await reader.sequences([key for key, _ in cursors])
+    page: dict[UUID, list[Event]] = {}
+    for transition in await reader.replay(cursors):
+        page.setdefault(transition.key, []).append(Event(transition, transition_frame(transition)))
+    last_served = next(reversed(page), None)
+    for want in wants:
+        if want.after is None:
+            continue
+        key = want.slot[0]
+        head, status = heads.get(key, (None, None))
+        reads.append(Read(want=want, head=head, ended=status in TERMINAL, events=page.get(key, ())))
+        if key == last_served:
+            break
+    return reads

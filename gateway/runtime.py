@@ -1,0 +1,199 @@
+"""The only place that wires: settings become a running gateway, from an empty machine to an orderly stop.
+
+Start: PostgreSQL (an own one unless there is a DATABASE_URL), migrations, pools, writer, hub, HTTP. Stop: the same
+backwards, after the clients were told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+import structlog
+from aiohttp import web
+from msgspec.structs import replace
+
+from gateway.auth import Anyone, Authenticator, TokenFile
+from gateway.bus.local import LocalBus
+from gateway.connection import Connection, Services
+from gateway.http import app as http_app
+from gateway.http.ops import Health
+from gateway.hub import Hub
+from gateway.protocol.errors import SHUTTING_DOWN
+from gateway.settings import GatewaySettings
+from ledger.errors import LedgerError, Unavailable
+from ledger.leases import Beats
+from ledger.migrate import migrate
+from ledger.pool import Pools
+from ledger.reader import Reader
+from ledger.settings import LedgerSettings
+from ledger.writer import Writer
+
+log = structlog.get_logger(__name__)
+
+KEEPALIVE_SECONDS = 75.0
+"""An idle HTTP connection, and one that dribbles its headers, is closed after this."""
+
+
+class PortTaken(LedgerError):
+    """The address cannot be listened on."""
+
+    code = "settings"
+
+
+async def serve(settings: GatewaySettings, dsn: str) -> None:
+    """Run until SIGTERM or SIGINT; a second signal ends at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, _on_signal, signum, stop)
+    async with running(settings, dsn):
+        await stop.wait()
+        log.info("stopping")
+
+
+@asynccontextmanager
+async def running(settings: GatewaySettings, dsn: str) -> AsyncIterator[int]:
+    """A gateway that serves while the context is open; gives the port it listens on."""
+    async with AsyncExitStack() as stack:
+        await _migrate(settings, settings.ledger.direct_database_url or dsn)
+        pools = await Pools.open(settings.ledger, dsn)
+        stack.push_async_callback(pools.close)
+        await _look_at_database(pools)
+        reader = Reader(pools.read)
+        bus = LocalBus()
+        hub = Hub(reader, bus)
+        await bus.start(hub.hinted)
+        stack.push_async_callback(bus.close)
+        writer = _writer(pools, hub, settings.ledger)
+        writer.start()
+        stack.push_async_callback(writer.close, settings.drain_seconds / 2)
+        beats = Beats(pools.control)
+        beats.start()
+        stack.push_async_callback(beats.close)
+        stack.push_async_callback(_cancelled, asyncio.create_task(hub.run(), name="hub"))
+        services = Services(
+            hub=hub,
+            writer=writer,
+            reader=reader,
+            beats=beats,
+            authenticator=_authenticator(settings),
+            epoch=await reader.epoch(),
+            ping_interval_seconds=settings.ping_interval_seconds,
+        )
+        drain = _Drain(hub, settings.drain_seconds)
+        health = Health(pools=pools, draining=drain.begun.is_set, version=product_version())
+        app = http_app.build(
+            services, health, allowed_origins=settings.allowed_origins, loopback_only=settings.loopback_only
+        )
+        runner = web.AppRunner(app, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS, shutdown_timeout=1.0)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        port = await _listen(runner, settings)
+        stack.push_async_callback(drain.run, runner)
+        log.info(
+            "listening",
+            host=settings.host,
+            port=port,
+            version=health.version,
+            authentication="none, loopback only" if settings.loopback_only else "token file",
+        )
+        yield port
+
+
+class _Drain:
+    """Tells the clients that the server goes, spread over a window so that they do not all come back at once."""
+
+    def __init__(self, hub: Hub, window_seconds: float) -> None:
+        self._hub = hub
+        self._window_ms = int(window_seconds * 1000)
+        self.begun = asyncio.Event()
+
+    async def run(self, runner: web.AppRunner) -> None:
+        self.begun.set()
+        for site in list(runner.sites):
+            await site.stop()
+        connections = [watcher for watcher in self._hub.everyone if isinstance(watcher, Connection)]
+        for connection in connections:
+            connection.end(replace(SHUTTING_DOWN, retry_after_ms=secrets.randbelow(self._window_ms + 1)))
+        gone = asyncio.gather(*(connection.ended.wait() for connection in connections))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(gone, timeout=self._window_ms / 2000)
+        log.info("drained", connections=len(connections), left=len(self._hub.everyone))
+
+
+def _on_signal(signum: int, stop: asyncio.Event) -> None:
+    if stop.is_set():
+        signal.signal(signum, signal.SIG_DFL)
+        signal.raise_signal(signum)
+    stop.set()
+
+
+def _writer(pools: Pools, hub: Hub, settings: LedgerSettings) -> Writer:
+    return Writer(
+        pools.write,
+        hub,
+        shards=settings.write_pool_max,
+        queue_limit=settings.queue_limit,
+        queue_wait_seconds=settings.queue_wait_seconds,
+        batch_limit=settings.batch_limit,
+    )
+
+
+def _authenticator(settings: GatewaySettings) -> Authenticator:
+    return Anyone() if settings.token_file is None else TokenFile.read(settings.token_file)
+
+
+async def _migrate(settings: GatewaySettings, dsn: str) -> None:
+    """Bring the schema up to date, waiting a while for a database that is not there yet."""
+    deadline = time.monotonic() + settings.database_wait_seconds
+    while True:
+        try:
+            applied = await migrate(dsn)
+        except Unavailable as error:
+            if time.monotonic() >= deadline:
+                raise
+            log.warning("waiting_for_database", reason=error.reason, detail=error.sentence)
+            await asyncio.sleep(1.0)
+        else:
+            if applied:
+                log.info("migrated", migrations=[migration.file_name for migration in applied])
+            return
+
+
+async def _look_at_database(pools: Pools) -> None:
+    server = await pools.check()
+    log.info("database", version=server.version)
+    if server.unsafe:
+        log.warning("database_may_forget", settings=server.unsafe, detail="A crash can lose acknowledged transitions.")
+
+
+async def _listen(runner: web.AppRunner, settings: GatewaySettings) -> int:
+    site = web.TCPSite(runner, settings.host, settings.port)
+    try:
+        await site.start()
+    except OSError as error:
+        raise PortTaken(
+            f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}). Another program may be using the"
+            " port; stop it or choose another one with --port."
+        ) from error
+    return int(runner.addresses[0][1])
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def product_version() -> str:
+    """The version of the installed distribution."""
+    try:
+        return version("ledgerwire")
+    except PackageNotFoundError:  # a source tree that is only on the path
+        return "0.1.0"

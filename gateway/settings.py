@@ -1,0 +1,111 @@
+"""All settings of a gateway process, composed: its own and the ledger's. Frozen; read once by the command line.
+
+Secure by default: without a token file it listens on loopback only.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from ledger.errors import SettingsError
+from ledger.settings import LedgerSettings
+
+DEFAULT_PORT: Final = 8080
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+class GatewaySettings(Struct, frozen=True, kw_only=True):
+    """One process's settings. Raises `SettingsError` with the cure when they do not fit together."""
+
+    ledger: LedgerSettings
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    """0: the system chooses one; it is in the log line `listening`."""
+    allowed_origins: tuple[str, ...] = ()
+    """Pages of these origins may connect, besides the server's own."""
+    token_file: Path | None = None
+    ping_interval_seconds: float = 25.0
+    """Below the 60 s after which proxies cut a silent connection."""
+    drain_seconds: float = 10.0
+    """How long a stop may take; what is answered to clients is spread over it."""
+    database_wait_seconds: float = 30.0
+    """How long to wait at the start for a database that cannot be reached yet."""
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:
+            raise SettingsError(f"The port is {self.port}; it must be 0 to 65535.")
+        if self.log_level not in LOG_LEVELS:
+            raise SettingsError(f"The log level is {self.log_level!r}; it may be {', '.join(LOG_LEVELS)}.")
+        if not 1 <= self.ping_interval_seconds <= 300:
+            raise SettingsError(f"The ping interval is {self.ping_interval_seconds:g} s; it must be 1 to 300.")
+        for origin in self.allowed_origins:
+            _check_origin(origin)
+        if self.token_file is None and not is_loopback(self.host):
+            raise SettingsError(
+                f"Refusing to listen on {self.host} without authentication: everybody who can reach it could read and"
+                " cancel every task. Give --token-file FILE (lines of `tenant subject token`), or --host 127.0.0.1"
+                " for development."
+            )
+
+    @property
+    def loopback_only(self) -> bool:
+        """Whether there is no authentication."""
+        return self.token_file is None
+
+    @classmethod
+    def compose(cls, environment: Mapping[str, str], **given: object) -> GatewaySettings:
+        """Settings from LEDGERWIRE_* variables, overridden by what was given on the command line (None: not given)."""
+        values: dict[str, object] = {"ledger": LedgerSettings.from_environment(environment)}
+        for name, read in _READERS.items():
+            text = environment.get(f"LEDGERWIRE_{name.upper()}")
+            if text:
+                try:
+                    values[name] = read(text)
+                except ValueError as error:
+                    raise SettingsError(f"LEDGERWIRE_{name.upper()} is {text!r}: {error}.") from error
+        values |= {name: value for name, value in given.items() if value is not None}
+        return cls(**values)  # type: ignore[arg-type] # each value was read by its own reader
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    return tuple(re.split(r"[,\s]+", text.strip()))
+
+
+_READERS: Final[Mapping[str, Callable[[str], object]]] = {
+    "host": str,
+    "port": int,
+    "allowed_origins": _origins,
+    "token_file": Path,
+    "ping_interval_seconds": float,
+    "drain_seconds": float,
+    "database_wait_seconds": float,
+    "log_level": str,
+}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server on this host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_origin(origin: str) -> None:
+    parts = urlsplit(origin)
+    exact = f"{parts.scheme}://{parts.netloc}"
+    if parts.scheme not in {"http", "https"} or not parts.hostname or origin != exact or "*" in origin:
+        raise SettingsError(
+            f"Allowed origin {origin!r} is not an origin. Example: https://app.example (scheme, host, port; no path,"
+            " no wildcard)."
+        )

@@ -1,0 +1,1 @@
+"""Bytes in, frames out: what carries a connection to its peer."""

@@ -1,0 +1,50 @@
+"""Waiting for a task over plain HTTP: answer as soon as it has passed a sequence, or when the time is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from gateway.hub import Hub
+from gateway.protocol.effects import Event
+from ledger.model import TERMINAL, Task, task_key
+from ledger.reader import Reader
+
+
+class _Bell:
+    """Watches a task and only rings."""
+
+    def __init__(self) -> None:
+        self.rung = asyncio.Event()
+
+    def deliver(self, events: Sequence[Event]) -> None:
+        self.rung.set()
+
+    def notice(self, kind: str) -> None:
+        """Whoever waits is served from the ledger anyway."""
+
+
+async def wait_for(hub: Hub, reader: Reader, tenant: str, task_id: str, *, after: int, seconds: float) -> Task | None:
+    """The task once its sequence is beyond `after` or it has ended, or as it is after `seconds`; None: unknown still.
+
+    The hub rings first, then the ledger is read, so nothing falls in between. Raises `Unavailable`.
+    """
+    key = task_key(tenant, task_id)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    bell = _Bell()
+    hub.watch(key, bell)
+    try:
+        while True:
+            bell.rung.clear()
+            task = await reader.task(tenant, task_id)
+            hub.seen(key, task.seq if task else 0, ended=task is not None and task.status in TERMINAL)
+            if (task is not None and (task.seq > after or task.status in TERMINAL)) or loop.time() >= deadline:
+                return task
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await bell.rung.wait()
+            except TimeoutError:
+                pass
+    finally:
+        hub.unwatch(key, bell)
