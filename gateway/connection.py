@@ -27,6 +27,7 @@ from gateway.protocol.effects import (
     Effect,
     Event,
     Send,
+    Slot,
     Submit,
     Unwatch,
     Watch,
@@ -168,12 +169,16 @@ class Connection:
     # Effects
 
     def _perform(self, effects: Sequence[Effect]) -> None:
+        cut: set[Slot] = set()  # what these effects still hold of such a subscription lies behind the cut
         for effect in effects:
             match effect:
                 case Deliver():
+                    if effect.slot in cut:
+                        continue
                     lost = self._outbox.offer(effect.slot, effect.seq, effect.frame, replaces=effect.replaces)
                     for slot, seq in lost.items():
                         self.session.rewind(slot, seq)
+                    cut.update(lost)
                 case Send():
                     try:
                         self._outbox.put(effect.frame)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 from uuid import UUID
 
+from gateway.outbox import FRAMES as OUTBOX_FRAMES
 from gateway.protocol.codec import transition_frame
 from gateway.protocol.effects import Event, Read, Want
 from ledger.model import TERMINAL
 from ledger.reader import Reader
+
+
+PAGE: Final = OUTBOX_FRAMES // 2
+"""Transitions for one session at once: a page must fit into its outbox beside what comes live."""
 
 
 async def answer(reader: Reader, wants: Sequence[Want]) -> list[Read]:
@@ -29,7 +35,7 @@ async def answer(reader: Reader, wants: Sequence[Want]) -> list[Read]:
         return reads
     heads = await reader.sequences([key for key, _ in cursors])
     page: dict[UUID, list[Event]] = {}
-    for transition in await reader.replay(cursors):
+    for transition in await reader.replay(cursors, limit=PAGE):
         page.setdefault(transition.key, []).append(Event(transition, transition_frame(transition)))
     last_served = next(reversed(page), None)
     for want in wants:
