@@ -132,6 +132,7 @@ class Connection:
             else:
                 self._perform((effect,))
         self._settle_down()
+        self._arm_timer()  # only what a client says can bring the next tick forward
 
     def refuse(self, error: ProtocolError) -> None:
         """What came was no frame at all."""
@@ -199,11 +200,10 @@ class Connection:
                     raise AssertionError("a question of identity outside a client's message")
 
     def _settle_down(self) -> None:
-        """After effects: wake the sender, look after reads and the timer."""
+        """After effects: wake the sender, or read on."""
         if self._outbox or self._bye is not None:
             self._wake.set()
         self._begin_read()
-        self._arm_timer()
 
     def _cut(self) -> None:
         """The peer sends requests and takes no answers: there is no point in another frame."""
@@ -260,9 +260,8 @@ class Connection:
                 await self._transport.send(frames)
                 if self._transport.one_way:
                     self.session.heard(time.monotonic())
+            self._perform(self.session.drained())
             self._begin_read()
-            if self._outbox:
-                continue
             if self._bye is not None:
                 await self._transport.close(self._bye)
                 return
@@ -314,12 +313,14 @@ class Connection:
         self._timer = None
         self._perform(self.session.tick(time.monotonic()))
         self._settle_down()
+        self._arm_timer()
         if self._bye is not None:
             # Whoever is closed by time may take nothing any more: do not wait for it.
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(CLOSE_SECONDS, self._transport.abort)
 
     def _release(self) -> None:
+        log.info("session_closed", session=self.id, reason=self._bye.reason if self._bye is not None else "peer_gone")
         self._bye = self._bye or INTERNAL
         if self._timer is not None:
             self._timer.cancel()

@@ -12,7 +12,6 @@ from gateway.protocol.effects import Event, Read, Want
 from ledger.model import TERMINAL
 from ledger.reader import Reader
 
-
 PAGE: Final = OUTBOX_FRAMES // 2
 """Transitions for one session at once: a page must fit into its outbox beside what comes live."""
 

@@ -44,7 +44,7 @@ KEEPALIVE_SECONDS = 75.0
 class PortTaken(LedgerError):
     """The address cannot be listened on."""
 
-    code = "settings"
+    code = "port_taken"
 
 
 async def serve(settings: GatewaySettings, dsn: str) -> None:

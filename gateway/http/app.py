@@ -26,7 +26,7 @@ def build(
     )
     app[tasks.SERVICES] = services
     app[ops.HEALTH] = health
-    app.on_response_prepare.append(guard.add_cors_headers)
+    app.on_response_prepare.append(guard.add_headers)
     app.add_routes(tasks.routes)
     app.add_routes(ops.routes)
     return app

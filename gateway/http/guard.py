@@ -71,8 +71,10 @@ def origin_guard(allowed: Collection[str], *, loopback_only: bool) -> Middleware
 CORS: Final = web.RequestKey("cors", dict[str, str])
 
 
-async def add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Signal `on_response_prepare`: also streams and errors get the headers."""
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Signal `on_response_prepare`: what every answer carries, streams and errors too."""
+    response.headers["Server"] = "ledgerwire"
+    response.headers["X-Content-Type-Options"] = "nosniff"
     cors = request.get(CORS)
     if cors is not None:
         response.headers.update(cors)

@@ -29,6 +29,7 @@ Message = Annotated[str, Meta(max_length=2_048)]
 Progress = Annotated[float, Meta(ge=0, le=100)]
 Number = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seq = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+WaitMs = Annotated[int, Meta(ge=0, le=WAIT_MS)]
 TaskIds = Annotated[list[str], Meta(min_length=1, max_length=SUBSCRIPTIONS)]
 ReportedStatus = Literal["pending", "running", "completed", "failed", "cancelled"]
 
@@ -60,6 +61,8 @@ class Wanted(Struct, frozen=True):
 
     task_id: str
     after: Cursor | None = None
+    wait_ms: WaitMs | None = None
+    """None: that of the whole subscribe."""
 
 
 class Subscribe(Struct, frozen=True, tag="subscribe", tag_field="type"):
@@ -68,7 +71,7 @@ class Subscribe(Struct, frozen=True, tag="subscribe", tag_field="type"):
     id: Id
     tasks: Annotated[list[Wanted], Meta(min_length=1, max_length=SUBSCRIPTIONS)]
     mode: Literal["all", "latest"] = "all"
-    wait_ms: Annotated[int, Meta(ge=0, le=WAIT_MS)] = 0
+    wait_ms: WaitMs = 0
 
 
 class Unsubscribe(Struct, frozen=True, tag="unsubscribe", tag_field="type"):

@@ -105,8 +105,8 @@ class Session:
         return out
 
     def unreadable(self, error: ProtocolError, id_: int | str | None = None) -> list[Effect]:
-        """Something came that is no message. So many of them end the connection."""
-        self._unreadable += 1
+        """Something came that is no message. So many of them end the connection; a message with a mistake does not."""
+        self._unreadable += error.code != "bad_request"
         refusal = Send(codec.refusal(id_, error))
         return [refusal, *self.end(PROTOCOL_ERROR)] if self._unreadable >= UNREADABLE_FRAMES else [refusal]
 
@@ -116,7 +116,7 @@ class Session:
             raise AssertionError("watch_one before authenticated")
         return self.subscriptions.add(self._tenant, task_id, mode="all", cursor=after)
 
-    def _act(self, message: messages.Inbound, now: float) -> Sequence[Effect]:
+    def _act(self, message: messages.Inbound, now: float) -> Sequence[Effect]:  # noqa: PLR0911 - one per message type
         match message:
             case messages.Ping():
                 return [Send(codec.frame("pong"))]
@@ -158,9 +158,10 @@ class Session:
         for wanted in message.tasks:
             codec.check_task_id(wanted.task_id)
         self.subscriptions.check_room(len(message.tasks))
-        wait_until = now + message.wait_ms / 1000 if message.wait_ms else None
         out: list[Effect] = [Send(codec.reply(message.id))]
         for wanted in message.tasks:
+            wait_ms = message.wait_ms if wanted.wait_ms is None else wanted.wait_ms
+            wait_until = now + wait_ms / 1000 if wait_ms else None
             out += self.subscriptions.add(
                 tenant, wanted.task_id, mode=message.mode, cursor=wanted.after, wait_until=wait_until
             )
@@ -215,6 +216,10 @@ class Session:
     def rewind(self, slot: Slot, seq: int) -> None:
         """Frames of a subscription from `seq` on were dropped before they left."""
         self.subscriptions.rewind(slot, seq)
+
+    def drained(self) -> list[Effect]:
+        """All frames have left."""
+        return self.subscriptions.sweep()
 
     def notice(self, kind: str) -> list[Effect]:
         """Tell the client how the server is: `degraded` or `restored`."""

@@ -15,7 +15,7 @@ from gateway.protocol.catchup import Catchup
 from gateway.protocol.effects import Deliver, Effect, Event, Read, Send, Slot, Unwatch, Want, Watch
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.messages import SUBSCRIPTIONS, Cursor
-from ledger.model import CancelStage, Status, Task, advance, task_key
+from ledger.model import TERMINAL, CancelStage, Status, Task, advance, task_key
 
 Mode = Literal["all", "latest", "cancels"]
 
@@ -26,14 +26,14 @@ _OPEN: Final = frozenset({CancelStage.RECORDED, CancelStage.DELIVERED})
 
 
 class _Subscription:
-    __slots__ = ("announced", "catchup", "cursor", "jumped", "mode", "slot", "task", "task_id", "wait_until")
+    __slots__ = ("announced", "catchup", "cursor", "ends_at", "jumped", "mode", "slot", "task", "task_id")
 
-    def __init__(self, slot: Slot, task_id: str, mode: Mode, cursor: Cursor | None, wait_until: float | None) -> None:
+    def __init__(self, slot: Slot, task_id: str, mode: Mode, cursor: Cursor | None) -> None:
         self.slot = slot
         self.task_id = task_id
         self.mode = mode
         self.cursor = cursor  # where the client wants to go on; None: begin with a snapshot
-        self.wait_until = wait_until  # monotonic seconds; None: not waiting for the task to appear
+        self.ends_at: int | None = None  # the sequence of the terminal transition, once it is known
         self.announced = mode == "cancels"  # a worker is not told of the task, only of its cancels
         self.jumped: tuple[str, Cursor] | None = None
         self.task: Task | None = None  # `latest`: the snapshot given out last
@@ -59,6 +59,8 @@ class Subscriptions:
         self._limit = limit
         self._by_slot: dict[Slot, _Subscription] = {}
         self._due: dict[Slot, None] = {}
+        self._waits: dict[Slot, float] = {}  # for tasks to appear, until when, in monotonic seconds
+        self._ended: dict[Slot, None] = {}
 
     def __len__(self) -> int:
         return len(self._by_slot)
@@ -87,12 +89,16 @@ class Subscriptions:
         """Begin, or begin anew from another cursor."""
         key = task_key(tenant, task_id)
         slot = (key, mode == "cancels")
-        subscription = _Subscription(slot, task_id, mode, cursor, wait_until)
+        subscription = _Subscription(slot, task_id, mode, cursor)
         if cursor is not None and cursor.epoch != self._epoch:
             subscription.jump("other_epoch", cursor)
         watched = self._watches(key)
         self._by_slot[slot] = subscription
         self._due[slot] = None
+        self._ended.pop(slot, None)
+        self._waits.pop(slot, None)
+        if wait_until is not None:
+            self._waits[slot] = wait_until
         return [] if watched else [Watch(key)]
 
     def remove(self, tenant: str, task_id: str) -> list[Effect]:
@@ -106,9 +112,19 @@ class Subscriptions:
         for slot in ((key, False), (key, True)):
             subscription = self._by_slot.get(slot)
             if subscription is not None:
-                for event in key_events:
-                    out += self._give(subscription, subscription.catchup.offer(event))
+                offer = subscription.catchup.offer
+                out += self._give(subscription, [ready for event in key_events for ready in offer(event)])
                 self._note_due(subscription)
+        return out
+
+    def sweep(self) -> list[Effect]:
+        """End the subscriptions of ended tasks. Only when all their frames have left: until then they may be needed."""
+        ended, self._ended = self._ended, {}
+        out: list[Effect] = []
+        for slot in ended:
+            subscription = self._by_slot[slot]
+            if subscription.ends_at is not None and subscription.catchup.delivered >= subscription.ends_at:
+                out += self._drop(slot)
         return out
 
     def due_reads(self) -> list[Want]:
@@ -154,17 +170,18 @@ class Subscriptions:
     def give_up_waiting(self, now: float) -> list[Effect]:
         """End the subscriptions whose task has not appeared in time."""
         out: list[Effect] = []
-        for subscription in [s for s in self._by_slot.values() if s.wait_until is not None and s.wait_until <= now]:
+        for slot in [slot for slot, until in self._waits.items() if until <= now]:
+            subscription = self._by_slot[slot]
             if subscription.catchup.reading or subscription.catchup.due:
-                subscription.wait_until = now + 1  # nobody could look yet
+                self._waits[slot] = now + 1  # nobody could look yet
                 continue
             out += self._announce(subscription, verdict="unknown", seq=0, waiting=False)
-            out += self._drop(subscription.slot)
+            out += self._drop(slot)
         return out
 
     def next_wait(self) -> float | None:
         """When `give_up_waiting` has something to do, in monotonic seconds."""
-        return min((s.wait_until for s in self._by_slot.values() if s.wait_until is not None), default=None)
+        return min(self._waits.values(), default=None)
 
     def _join_unknown(self, subscription: _Subscription) -> list[Effect]:
         """Nobody has heard of the task."""
@@ -172,12 +189,12 @@ class Subscriptions:
         if catchup.delivered > 0:  # but the cursor has
             subscription.jump("beyond_head", Cursor(self._epoch, catchup.delivered))
         events = catchup.join((), 0)
-        if events and subscription.wait_until is None:
+        waiting = subscription.slot in self._waits
+        if events and not waiting:
             catchup.rewind(1)  # it has appeared during the read: read again
             return []
         out: list[Effect] = []
         if not subscription.announced:
-            waiting = subscription.wait_until is not None
             out += self._announce(subscription, verdict="unknown", seq=0, waiting=waiting)
             if not waiting:
                 return [*out, *self._drop(subscription.slot)]
@@ -190,7 +207,9 @@ class Subscriptions:
             if found.task is None:
                 catchup.fail_read()  # a snapshot is needed after all
                 return []
-        subscription.wait_until = None
+        self._waits.pop(subscription.slot, None)
+        if found.ended:
+            self._note_end(subscription, head)
         out: list[Effect] = []
         if not subscription.announced:
             out += self._announce(subscription, verdict="ended" if found.ended else "live", seq=head)
@@ -219,8 +238,10 @@ class Subscriptions:
         """The frames of events that are next in their task."""
         if not events:
             return
-        subscription.wait_until = None
         slot = subscription.slot
+        self._waits.pop(slot, None)
+        if events[-1].transition.status in TERMINAL:
+            self._note_end(subscription, events[-1].seq)
         if subscription.mode == "all":
             for event in events:
                 yield Deliver(slot, event.seq, event.frame)
@@ -265,8 +286,13 @@ class Subscriptions:
     def _drop(self, slot: Slot) -> list[Effect]:
         if self._by_slot.pop(slot, None) is None:
             return []
-        self._due.pop(slot, None)
+        for pending in (self._due, self._waits, self._ended):
+            pending.pop(slot, None)
         return [] if self._watches(slot[0]) else [Unwatch(slot[0])]
+
+    def _note_end(self, subscription: _Subscription, seq: int) -> None:
+        subscription.ends_at = seq
+        self._ended[subscription.slot] = None
 
     def _note_due(self, subscription: _Subscription) -> None:
         if subscription.catchup.due and self._by_slot.get(subscription.slot) is subscription:
