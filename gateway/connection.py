@@ -225,7 +225,10 @@ class Connection:
                 subject=principal.subject,
                 client=self.session.client,
             )
-        return self.session.authenticated(principal.tenant, principal.subject, refresh=effect.refresh)
+        effects = self.session.authenticated(principal.tenant, principal.subject, refresh=effect.refresh)
+        if effect.refresh is None and self._services.hub.degraded:
+            effects += self.session.notice("degraded")
+        return effects
 
     def _submit(self, effect: Submit) -> None:
         try:

@@ -12,7 +12,9 @@ from datetime import datetime
 from typing import Generic, TypeVar
 from uuid import UUID
 
-from ledger.decide import decide
+from msgspec.structs import replace
+
+from ledger.decide import decide, repeated
 from ledger.model import Change, Prior, Receipt, Rejection, Report, Request, State, Transition
 
 Answer = Receipt | Rejection
@@ -22,7 +24,8 @@ class Entry:
     """A request on its way to the ledger.
 
     `digest` marks its transition; for a request without a key it is random, so that the writer can find out what became
-    of its own statement when the answer was lost. `sent_seq` is where such a statement would have put it, 0 for none.
+    of its own statement when the answer was lost. `sent_seq` is the first place where such a statement may have put it,
+    0 for none.
     """
 
     __slots__ = ("digest", "key", "request", "sent_seq")
@@ -106,7 +109,8 @@ def fold(entries: Iterable[E], heads: Mapping[UUID, State], found: Mapping[E, Fo
         if prior is None and fresh is not None:
             prior = fresh.prior
         decision: Change | Answer = (
-            _own_receipt(entry, prior)
+            # Found again after a try whose answer was lost: no repeat in the caller's eyes.
+            replace(repeated(state, request, prior), repeat=False)
             if prior is not None and entry.sent_seq and prior.digest == entry.digest
             else decide(state, request, prior)
         )
@@ -196,13 +200,6 @@ def _name_of(request: Request) -> object:
     if isinstance(request, Report) and request.n is not None:
         return (request.attempt, request.n)
     return None
-
-
-def _own_receipt(entry: Entry, prior: Prior) -> Receipt:
-    """The transition found is the entry's own, from a try whose answer was lost: no repeat in the caller's eyes."""
-    return Receipt(
-        task_id=entry.request.task_id, seq=prior.seq, status=prior.status, attempt=prior.attempt, repeat=False
-    )
 
 
 def _text(payload: bytes | None) -> str | None:

@@ -40,21 +40,31 @@ def decide(state: State | None, request: Request, prior: Prior | None) -> Change
     `state.seq + 1`; a `Receipt` answers a repeat; a `Rejection` says why there is no effect.
     """
     if prior is not None:
-        if prior.digest != request.digest:
-            return _key_reused(request)
-        return Receipt(
-            task_id=request.task_id,
-            seq=prior.seq,
-            status=prior.status,
-            attempt=prior.attempt,
-            repeat=True,
-            cancel=_open_cancel(state) if state is not None else None,
-        )
+        return repeated(state, request, prior) if prior.digest == request.digest else _key_reused(request)
     if isinstance(request, Report):
         return _decide_report(state, request)
     if isinstance(request, Create):
         return _decide_create(state, request)
     return _decide_cancel(state, request)
+
+
+def repeated(state: State | None, request: Request, prior: Prior) -> Receipt:
+    """The answer to a request that is in the ledger already: the first one's place, and how its task stands now."""
+    cancel = state.cancel if state is not None else None
+    if isinstance(request, CancelRequest):
+        if cancel is None or cancel.seq != prior.seq:
+            # Another request has been recorded since, which only a refusal of this one allows.
+            cancel = Cancel(stage=CancelStage.REFUSED, seq=prior.seq, reason=request.reason)
+    elif state is None or state.status is not Status.CANCELLING:
+        cancel = None
+    return Receipt(
+        task_id=request.task_id,
+        seq=prior.seq,
+        status=prior.status,
+        attempt=prior.attempt,
+        repeat=True,
+        cancel=cancel,
+    )
 
 
 def receipt(change: Change) -> Receipt:
@@ -78,12 +88,12 @@ def _decide_report(state: State | None, report: Report) -> Change | Receipt | Re
     move = _move_of(before, report)
     after_status = NEXT[before.status].get(move)
     cancel = before.cancel
-    if after_status is None or (cancel is None and move in _ANSWERS):
+    if after_status is None:
         return _illegal(before, report)
     stage: CancelStage | None = None
     if cancel is not None and before.status is Status.CANCELLING:
         stage = _STAGE_AFTER.get(move)
-        if stage is CancelStage.DELIVERED and cancel.stage is CancelStage.DELIVERED:
+        if stage is cancel.stage is CancelStage.DELIVERED and report.digest is None:
             return _repeat_of(before)  # said twice without a key: still one effect
         if stage is not None:
             cancel = replace(cancel, stage=stage)
@@ -108,8 +118,6 @@ def _decide_report(state: State | None, report: Report) -> Change | Receipt | Re
     )
     return _change(after, report, n=report.n, cancel=stage)
 
-
-_ANSWERS: Final = frozenset({Move.DELIVER, Move.REFUSE})
 
 _STAGE_AFTER: Final[Mapping[Move, CancelStage]] = {
     Move.DELIVER: CancelStage.DELIVERED,
@@ -162,7 +170,8 @@ def _decide_create(state: State | None, create: Create) -> Change | Receipt | Re
     if before.created:
         return Rejection(
             code="task_exists",
-            message=f"Task {create.task_id} was already created with other content; choose another task_id.",
+            message=f"Task {create.task_id} was already created, with other content or another key;"
+            " choose another task_id.",
         )
     if before.status in TERMINAL:
         return _repeat_of(before)  # it was reported to its end before this create arrived
@@ -175,8 +184,8 @@ def _decide_create(state: State | None, create: Create) -> Change | Receipt | Re
     after = replace(
         before,
         created=True,
-        kind=before.kind if create.kind is None else create.kind,
-        owner=before.owner if create.owner is None else create.owner,
+        kind=before.kind if before.kind is not None else create.kind,
+        owner=before.owner if before.owner is not None else create.owner,
         status=status,
         seq=seq,
         data_seq=before.data_seq if create.data is None else seq,

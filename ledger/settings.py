@@ -134,7 +134,7 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
                     f"({seconds[outer]:g} s). {_example(inner)} with {_example(outer)[9:]}"
                 )
         longest = self.acquire_timeout_seconds + self.connect_timeout_seconds + self.command_timeout_seconds
-        if longest > self.request_deadline_seconds:
+        if longest > self.request_deadline_seconds + 1e-9:  # 0.1 + 0.2 is not 0.3
             named = _named("request_deadline_seconds")
             raise SettingsError(
                 f"{named} is {self.request_deadline_seconds:g}, but acquire, connect and command together "

@@ -205,17 +205,25 @@ class _Shard:
         """
         found: dict[_Pending, Found] = {}
         decided = fold(batch, self._heads, found)
-        if decided.stale:
-            found = await self._read([entry for entry in batch if entry.key in decided.stale])
-            decided = fold(batch, self._heads, found)
+        try:
+            if decided.stale:
+                found = await self._read([entry for entry in batch if entry.key in decided.stale])
+                decided = fold(batch, self._heads, found)
+            arguments = append_arguments(decided.growth) if decided.growth else []
+        except Refused as error:
+            return await self._refused(batch, error)
+        except UnicodeDecodeError as error:
+            return await self._refused(batch, Refused(f"A payload is not UTF-8: {error.reason}."))
         applied: dict[UUID, datetime] = {}
         if decided.growth:
             try:
-                rows = await self._lane.fetch(query("append"), *append_arguments(decided.growth))
-            except OutcomeUnknown:
+                rows = await self._lane.fetch(query("append"), *arguments)
+            except (OutcomeUnknown, asyncio.CancelledError):
+                # Cancelled at the end of `close`, it may have been sent as well.
                 for growth in decided.growth.values():
                     for entry, change in growth.changes:
-                        entry.sent_seq = change.step.seq
+                        # The first place of several: any of the statements sent may be the one that commits.
+                        entry.sent_seq = min(entry.sent_seq or change.step.seq, change.step.seq)
                 self._heads.clear()
                 raise
             except Refused as error:
@@ -231,7 +239,11 @@ class _Shard:
             batch[0].resolve(Rejection(code="bad_request", message=error.sentence))
             return []
         middle = len(batch) // 2
-        return [*await self._commit(batch[:middle]), *await self._commit(batch[middle:])]
+        again = await self._commit(batch[:middle])
+        # A later report must not overtake an earlier one of its task that has to be decided again.
+        held = {entry.key for entry in again}
+        again += [entry for entry in batch[middle:] if entry.key in held]
+        return [*again, *await self._commit([entry for entry in batch[middle:] if entry.key not in held])]
 
     def _settle(self, decided: Fold[_Pending], applied: dict[UUID, datetime]) -> None:
         """After the commit: remember, tell the listener, then answer."""

@@ -67,7 +67,10 @@ class _Transport:
 async def serve(request: web.Request, services: Services, token: str | None) -> web.StreamResponse:
     """Serve one client from upgrade to close."""
     websocket = _WebSocket(timeout=CLOSE_SECONDS, compress=False, max_msg_size=HARD_FRAME_BYTES)
-    await websocket.prepare(request)
+    try:
+        await websocket.prepare(request)
+    except ConnectionError:
+        return websocket  # gone before the upgrade was answered
     transport = _Transport(websocket, request)
     connection = Connection(services, transport, token=token)
     sender = asyncio.create_task(connection.run(), name=f"send {connection.id}")

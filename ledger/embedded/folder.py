@@ -71,8 +71,7 @@ class DataFolder:
             return cls(path, account, _locked(path / "ledgerwire.lock"), notes)
         except OSError as exc:
             raise EmbeddedError(
-                f"the data folder {path} cannot be used: {exc}. Choose another with {VARIABLE}, or set "
-                "DATABASE_URL."
+                f"the data folder {path} cannot be used: {exc}. Choose another with {VARIABLE}, or set DATABASE_URL."
             ) from exc
 
     def existing_cluster(self) -> tuple[int, Path] | None:

@@ -27,11 +27,14 @@ logger = logging.getLogger(__name__)
 DATABASE: Final = "ledgerwire"
 _POLL_SECONDS: Final = 0.01
 _LOG_TAIL_BYTES: Final = 2_000
+# How long the server of a killed gateway may take to shut down before it is told to stop at once.
+_PREDECESSOR_SECONDS: Final = 5.0
+_MARK: Final = "ledgerwire"
 _SETTINGS: Final = {
     "listen_addresses": "",
     "port": "5432",  # only part of the socket's name; given, as PGPORT in the environment would change it
     "unix_socket_permissions": "0700",
-    "cluster_name": "ledgerwire",
+    "cluster_name": _MARK,
     "timezone": "UTC",
     "log_timezone": "UTC",
     # Keeps the log small without anybody to rotate it while we run, and people's data out of it. Errors of
@@ -48,9 +51,7 @@ _DURABILITY: Final = ("fsync", "full_page_writes", "synchronous_commit")
 class EmbeddedPostgres:
     """A running server of our own. Made by `start`; a context manager that stops it at the end."""
 
-    def __init__(
-        self, folder: DataFolder, cluster: Path, sockets: Path, process: subprocess.Popen[bytes]
-    ) -> None:
+    def __init__(self, folder: DataFolder, cluster: Path, sockets: Path, process: subprocess.Popen[bytes]) -> None:
         self._folder = folder
         self._process = process
         self._stopped = False
@@ -220,10 +221,19 @@ def _pid_file(cluster: Path) -> tuple[int, str]:
 def _wait_for_predecessor(cluster: Path, deadline: float) -> None:
     """Wait for the server of a gateway that was killed: it is shutting down. Then remove what it left.
 
-    We hold the folder's lock, so no other gateway is starting one. A pid file of a dead server is removed
-    here, because PostgreSQL only looks whether its pid is alive, and in a container that is soon another's.
+    We hold the folder's lock, so no other gateway is starting one. A server of ours that does not get on with
+    it is told to stop at once: one that was recovering when its gateway died can miss the request and stay
+    (seen with PostgreSQL 18). One that somebody else started is left alone. A pid file of a dead server is
+    removed here, because PostgreSQL only looks whether its pid is alive, and in a container that is soon
+    another's.
     """
+    patience = time.monotonic() + _PREDECESSOR_SECONDS
     while pids := _servers_in(cluster):
+        if time.monotonic() > patience:
+            patience = deadline
+            for pid in filter(_is_ours, pids):
+                logger.warning("stopping PostgreSQL %d, left behind by a gateway that was killed", pid)
+                _send(pid, signal.SIGQUIT)
         if time.monotonic() > deadline:
             raise EmbeddedError(
                 f"a PostgreSQL that no gateway holds works in {cluster} (pid {', '.join(map(str, pids))}). "
@@ -244,6 +254,21 @@ def _servers_in(cluster: Path) -> list[int]:
             except OSError:
                 continue  # it has ended, or it is another account's
     return sorted(pids)
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether this is a postmaster that an `EmbeddedPostgres` started: its command line says so."""
+    try:
+        return f"cluster_name={_MARK}".encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass  # it has just ended
 
 
 def _tail(log: Path) -> str:

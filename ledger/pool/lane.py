@@ -28,7 +28,8 @@ WAITERS_SHOWN: Final = 10
 
 # The session is at fault, not the statement: this node became read-only (a new connection finds the primary),
 # or the session's prepared statements are not those that the driver believes in.
-_ENDS_THE_SESSION: Final = frozenset({"25006", "26000", "42P05"})
+_POOLER: Final = frozenset({"26000", "42P05"})
+_ENDS_THE_SESSION: Final = _POOLER | {"25006"}
 
 
 class Waiter(TypedDict):
@@ -182,9 +183,7 @@ class Lane:
             del self._waiters[place]
         try:
             # A turn means that there is a free place, so this waits for nothing but a login.
-            async with asyncio.timeout(
-                self._settings.acquire_timeout_seconds + self._settings.connect_timeout_seconds
-            ):
+            async with asyncio.timeout(self._settings.acquire_timeout_seconds + self._settings.connect_timeout_seconds):
                 return await self._trusted_connection()
         except BaseException as exc:
             self._turns.release()
@@ -247,8 +246,9 @@ class Lane:
                 reason=failure.reason,
                 retry_after_ms=_retry_after_ms(),
             )
+        hint = "; behind a pooler set LEDGERWIRE_STATEMENT_CACHE_SIZE=0" if failure.sqlstate in _POOLER else ""
         return Unavailable(
-            f"the database cannot answer now ({failure.reason})",
+            f"the database cannot answer now ({failure.reason}){hint}",
             reason=failure.reason,
             retry_after_ms=_retry_after_ms(),
         )

@@ -1,7 +1,7 @@
 -- One row per request: its task as it stands, and the transition that already carries the request, if there is one.
 --
--- Carried by (attempt, n), by the caller's key (idem), or at the place where an earlier try put it (sent_seq, digest)
--- when the answer to that try was lost. All in one snapshot.
+-- Carried by (attempt, n), by the caller's key (idem), or, with neither, at or behind the first place where an earlier
+-- try may have put it (sent_seq, random digest) when the answer to that try was lost. All in one snapshot.
 select
     i.ord, t.tenant, t.task_id, t.kind, t.owner, t.created, t.status, t.seq, t.attempt, t.n, t.progress, t.stage,
     t.message, t.data_seq, t.result_seq, t.error_seq, t.cancel_stage, t.cancel_seq, t.cancel_reason,
@@ -15,7 +15,10 @@ left join ledger.task t on t.key = i.key
 left join lateral (
     select p.seq, p.status, p.attempt, p.digest
     from ledger.transition p
-    where p.key = i.key and p.seq = i.sent_seq and p.digest = i.digest
+    where i.idem is null and i.n is null -- else the digest is of the content, and another report may say the same
+        and p.key = i.key and p.seq >= i.sent_seq and p.digest = i.digest
+    order by p.seq
+    limit 1
 ) a on true
 left join lateral (
     select p.seq, p.status, p.attempt, p.digest

@@ -1,0 +1,53 @@
+"""Fixtures for all tests: a real PostgreSQL, a fresh database per test, and the seed of the run."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from tests.support.postgres import Cluster, cluster_for_this_run, own_server, temporary_database
+
+SEED = int(os.environ.get("LEDGERWIRE_TEST_SEED") or random.randrange(2**32))
+
+
+def pytest_report_header() -> str:
+    """Name the seed of the run."""
+    return f"seed: LEDGERWIRE_TEST_SEED={SEED}"
+
+
+@pytest.fixture
+def seed() -> int:
+    """The seed of the run; printed, so that a failing test shows how to repeat it."""
+    print(f"LEDGERWIRE_TEST_SEED={SEED}")  # noqa: T201 - pytest shows it with a failure
+    return SEED
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """One server for the run. Not to be stopped by a test."""
+    with cluster_for_this_run() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def durable_cluster() -> Iterator[Cluster]:
+    """One server of our own with fsync on, for tests of what survives."""
+    with own_server(durable=True) as server:
+        yield Cluster(dsn=server.dsn, server=server.now)
+
+
+@pytest.fixture
+async def database(cluster: Cluster) -> AsyncIterator[str]:
+    """The URL of a fresh database with the ledger's schema."""
+    async with temporary_database(cluster) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def empty_database(cluster: Cluster) -> AsyncIterator[str]:
+    """The URL of a fresh database with nothing in it."""
+    async with temporary_database(cluster, migrated=False) as dsn:
+        yield dsn

@@ -1,0 +1,87 @@
+"""docs/protocol.md is true: its conversations are replayed against a running server, its tables are the code's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.protocol.errors import BYES, ERRORS
+from gateway.protocol.messages import TYPES
+from tests.support.gateway import ROOT, Gateway, Peer, in_process
+
+DOCUMENT = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+CONVERSATIONS = dict(re.findall(r"```conversation (\S+)\n(.*?)```", DOCUMENT, re.DOTALL))
+
+BY_KIND = {"session", "epoch", "server_time", "at", "created_at", "updated_at", "beat_at"}
+SERVER_TYPES = {"welcome", "reply", "subscribed", "snapshot", "transition", "cancel", "notice", "ping", "pong", "bye"}
+
+
+@pytest.fixture
+async def gateway(database: str) -> AsyncIterator[Gateway]:
+    async with in_process(database) as running:
+        yield running
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+async def test_conversation_goes_as_written(name: str, gateway: Gateway) -> None:
+    """Every `>` line is sent as it stands, every `<` line is what comes back next on that connection."""
+    received = 0
+    async with AsyncExitStack() as stack:
+        peers: dict[str, Peer] = {}
+        epoch = ""
+        for line in CONVERSATIONS[name].strip().splitlines():
+            who, text = re.fullmatch(r"(\w+)[<>] (.*)", line).groups()  # type: ignore[union-attr] # or the document is wrong
+            if who not in peers:
+                peers[who] = await stack.enter_async_context(gateway.client(hello=False))
+            if line[len(who)] == ">":
+                await peers[who].send_text(text.replace("$epoch", epoch))
+                continue
+            got = await peers[who].receive()
+            received += 1
+            if got["type"] == "welcome":
+                epoch = got["epoch"]
+            assert comparable(got) == comparable(orjson.loads(text)), f"{name}: {line}\ngot {got}"
+    assert received >= 1
+
+
+def comparable(value: Any, name: str = "") -> Any:
+    """The value with the members that differ from run to run replaced by their kind."""
+    if name in BY_KIND:
+        return type(value).__name__
+    if isinstance(value, dict):
+        return {key: comparable(inner, key) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [comparable(inner) for inner in value]
+    return value
+
+
+def test_every_message_has_a_literal_frame() -> None:
+    """No message of the protocol is missing among the frames that are replayed (or printed, for notices and pings)."""
+    sent, got = set(), set()
+    for line in "\n".join(CONVERSATIONS.values()).splitlines():
+        types = re.findall(r'"type":"(\w+)"', line)
+        (sent if re.match(r"\w+>", line) else got).update(types)
+    printed = set(re.findall(r'`\{"type":"(\w+)"', DOCUMENT))
+    assert sent | printed >= TYPES
+    assert got | printed >= SERVER_TYPES
+    assert sent <= TYPES | {"dance"}
+    assert got <= SERVER_TYPES
+
+
+def test_tables_of_errors_are_those_of_the_code() -> None:
+    """Each error code and close code is in the document with its HTTP status and whether to retry, and no other is."""
+    rows = re.findall(r"^\| `(\w+)` \| (\d+|–) \| (yes|no) \|", DOCUMENT, re.MULTILINE)
+    documented = {code: (status, retry) for code, status, retry in rows}
+    for code, error in ERRORS.items():
+        assert code in documented, code
+        status, retry = documented.pop(code)
+        assert status in {"–", str(error.http)}, code
+        assert (retry == "yes") is error.retryable, code
+    assert not documented
+    closing = re.findall(r"^\| (4\d\d\d) \| `(\w+)` \| (yes|no) \|", DOCUMENT, re.MULTILINE)
+    assert closing == [(str(bye.code), bye.reason, "yes" if bye.retry else "no") for bye in BYES]

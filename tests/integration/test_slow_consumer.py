@@ -1,0 +1,72 @@
+"""A client that does not read costs neither memory nor its neighbours, and misses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import Any
+
+import pytest
+
+from gateway.connection import Connection
+from gateway.outbox import BYTES, FRAMES
+from tests.support.gateway import Gateway, Peer, in_process
+
+REPORTS = 4_000
+PAD = "x" * 2_000  # 8 MB in all: more than outbox, transport and kernel buffers take together
+
+
+async def report_all(worker: Peer, task_id: str) -> None:
+    """Send all reports in frames of many, and see them acknowledged."""
+    for first in range(1, REPORTS + 1, 20):
+        numbers = range(first, first + 20)
+        frame = [{"type": "report", "id": n, "task_id": task_id, "progress": n % 100, "data": [n, PAD]} for n in numbers]
+        await worker.send_many(frame)
+        for n in numbers:
+            await worker.expect("reply", id=n, ok=True, seq=n)
+
+
+def outboxes() -> list[int]:
+    """How many frames wait for each connection of this process."""
+    return [len(each._outbox) for each in gc.get_objects() if type(each) is Connection]
+
+
+async def subscribe(gateway: Gateway, peer: Peer, task_id: str, mode: str) -> None:
+    await peer.ask(type="subscribe", tasks=[{"task_id": task_id}], mode=mode, wait_ms=60_000)
+    await peer.expect("subscribed", waiting=True)
+
+
+@pytest.mark.parametrize("mode", ["all", "latest"])
+async def test_a_stalled_client_is_served_from_the_ledger(database: str, mode: str) -> None:
+    """It stops reading while 8 MB of transitions flow, then reads on: the whole stream, or the newest state."""
+    async with (
+        in_process(database) as gateway,
+        gateway.client() as worker,
+        gateway.client() as fast,
+        gateway.client(max_queue=1) as stalled,
+    ):
+        await subscribe(gateway, fast, "big", "all")
+        await subscribe(gateway, stalled, "big", mode)
+        stalled.socket.transport.pause_reading()
+        working = asyncio.create_task(report_all(worker, "big"))
+        for seq in range(1, REPORTS + 1):
+            await fast.expect("transition", seq=seq)  # the neighbour is not held up by the one that stalls
+        await working
+        assert max(outboxes()) <= FRAMES + 10
+        stalled.socket.transport.resume_reading()
+        got: list[dict[str, Any]] = []
+        while not got or last_seq(got[-1]) < REPORTS:
+            got.append(await stalled.receive())
+        if mode == "all":
+            assert [frame["seq"] for frame in got] == list(range(1, REPORTS + 1))
+            assert all(frame["data"] == [frame["seq"], PAD] for frame in got)
+        else:
+            sequences = [last_seq(frame) for frame in got]
+            assert sequences == sorted(set(sequences))
+            assert len(got) < REPORTS
+            assert got[-1]["task"]["data"] == [REPORTS, PAD]
+    assert BYTES < REPORTS * len(PAD) / 10  # the test would prove nothing with a larger outbox
+
+
+def last_seq(frame: dict[str, Any]) -> int:
+    return int(frame["task"]["seq"] if frame["type"] == "snapshot" else frame["seq"])
