@@ -46,7 +46,8 @@ log = structlog.get_logger(__name__)
 
 IN_FLIGHT: Final = 5_000
 """Requests of one connection that may wait for their commit; then it is not read from until some are answered."""
-BYTES_PER_WRITE: Final = 128 * 1024
+BYTES_PER_WRITE: Final = 32 * 1024
+"""Frames handed to the transport at once; a peer that does not take so much in the time to be dead is cut."""
 CLOSE_SECONDS: Final = 1.0
 """How long a peer may take to take the last frames."""
 READ_RETRY_SECONDS: Final = 0.5
@@ -102,6 +103,7 @@ class Connection:
         self._room = asyncio.Event()
         self._room.set()
         self._in_flight = 0
+        self._sending_since: float | None = None
         self._bye: Bye | None = None
         self._read_task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -206,7 +208,7 @@ class Connection:
         self._begin_read()
 
     def _cut(self) -> None:
-        """The peer sends requests and takes no answers: there is no point in another frame."""
+        """The peer takes nothing of what is sent: there is no point in another frame."""
         log.info("peer_cut", session=self.id, reason=TOO_SLOW.reason)
         self._bye = TOO_SLOW
         self._transport.abort()
@@ -260,7 +262,9 @@ class Connection:
     async def _send(self) -> None:
         while True:
             while frames := self._outbox.take(BYTES_PER_WRITE):
+                self._sending_since = time.monotonic()
                 await self._transport.send(frames)
+                self._sending_since = None
                 if self._transport.one_way:
                     self.session.heard(time.monotonic())
             self._perform(self.session.drained())
@@ -281,6 +285,9 @@ class Connection:
         wants = self.session.subscriptions.due_reads()
         try:
             reads = await answer(self._services.reader, wants)
+            for read in reads:
+                self._services.hub.seen(read.want.slot[0], read.head or 0, ended=read.ended)
+            effects = self.session.read(reads)
         except LedgerError as error:
             log.debug("read_failed", session=self.id, reason=error.reason)
             self.session.read_failed(wants)
@@ -292,9 +299,7 @@ class Connection:
             self._perform(self.session.end(INTERNAL))
         else:
             self._read_task = None
-            for read in reads:
-                self._services.hub.seen(read.want.slot[0], read.head or 0, ended=read.ended)
-            self._perform(self.session.read(reads))
+            self._perform(effects)
             served = {read.want.slot for read in reads}
             self.session.read_failed([want for want in wants if want.slot not in served])
         self._settle_down()
@@ -314,7 +319,11 @@ class Connection:
 
     def _tick(self) -> None:
         self._timer = None
-        self._perform(self.session.tick(time.monotonic()))
+        now = time.monotonic()
+        if self._sending_since is not None and self.session.is_dead(silent_since=self._sending_since, now=now):
+            self._cut()
+            return
+        self._perform(self.session.tick(now))
         self._settle_down()
         self._arm_timer()
         if self._bye is not None:

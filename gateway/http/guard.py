@@ -100,10 +100,16 @@ def identity(authenticator: Authenticator) -> Middleware:
 
 
 def _name_of(host: str) -> str:
-    return urlsplit(f"//{host}").hostname or ""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _is_origin(text: str) -> bool:
     """Whether it may be repeated to the operator as an option: scheme and host, nothing else."""
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
     return parts.scheme in {"http", "https"} and bool(parts.hostname) and text.isascii() and text.isprintable()

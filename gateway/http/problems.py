@@ -61,8 +61,10 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return problem(wrong, headers={"Allow": allowed})
     except web.HTTPRequestEntityTooLarge:
         return problem(ProtocolError("frame_too_large", f"A body may have {FRAME_BYTES} bytes; send less at once."))
-    except web.HTTPException:
-        raise
+    except web.HTTPException as error:
+        if error.status < HTTPStatus.BAD_REQUEST:
+            raise
+        return problem(ProtocolError("bad_request", f"{error.text or error.reason}."))
     except ConnectionError:
         raise  # the peer has gone; there is nobody to answer
     except Exception:

@@ -63,7 +63,7 @@ async def create(request: web.Request) -> web.Response:
 async def history(request: web.Request) -> web.Response:
     """A page of tasks, newest first."""
     query = request.query
-    limit = _number(request, "limit", default=PAGE_TASKS, most=200)
+    limit = _number(request, "limit", default=PAGE_TASKS, least=1, most=200)
     try:
         statuses = [Status(word) for word in query["status"].split(",")] if query.get("status") else None
     except ValueError as error:
@@ -109,7 +109,7 @@ async def transitions(request: web.Request) -> web.Response:
     """A page of a task's transitions."""
     services, task_id = request.app[SERVICES], _task_id(request)
     after = _number(request, "after", default=0, most=2**63 - 1)
-    limit = _number(request, "limit", default=PAGE_TRANSITIONS, most=PAGE_TRANSITIONS)
+    limit = _number(request, "limit", default=PAGE_TRANSITIONS, least=1, most=PAGE_TRANSITIONS)
     key = task_key(request[PRINCIPAL].tenant, task_id)
     head, _ = (await services.reader.sequences([key])).get(key, (None, None))
     if head is None:
@@ -218,15 +218,18 @@ def _task_id(request: web.Request) -> str:
 
 
 def _idempotency_key(request: web.Request) -> str | None:
-    return request.headers.get("Idempotency-Key") or None
+    key = request.headers.get("Idempotency-Key") or None
+    if key is not None and not key.isprintable():  # nor is what stands for bytes that are not UTF-8
+        raise ProtocolError("bad_request", "`Idempotency-Key` must be printable text in UTF-8.")
+    return key
 
 
-def _number(request: web.Request, name: str, *, default: int, most: int) -> int:
+def _number(request: web.Request, name: str, *, default: int, least: int = 0, most: int) -> int:
     text = request.query.get(name)
     if text is None:
         return default
-    if not re.fullmatch(r"\d{1,19}", text, re.ASCII) or int(text) > most:
-        raise ProtocolError("bad_request", f"`{name}` is a number from 0 to {most}.")
+    if not re.fullmatch(r"\d{1,19}", text, re.ASCII) or not least <= int(text) <= most:
+        raise ProtocolError("bad_request", f"`{name}` is a number from {least} to {most}.")
     return int(text)
 
 

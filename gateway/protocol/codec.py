@@ -14,7 +14,7 @@ import orjson
 from msgspec import UNSET
 
 from gateway.protocol.errors import Bye, ProtocolError
-from gateway.protocol.messages import MESSAGES_PER_FRAME, TYPES, Cursor, Inbound
+from gateway.protocol.messages import MESSAGES_PER_FRAME, TYPES, Cursor, Id, Inbound
 from ledger.model import TASK_ID, Receipt, Task, Transition
 from ledger.model import Cancel as CancelState
 
@@ -48,7 +48,7 @@ def decode(frame: str) -> Iterator[Inbound | Unreadable]:
         return
     try:
         parts = _array.decode(frame)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
         yield _bad_json()
         return
     if len(parts) > MESSAGES_PER_FRAME:
@@ -83,9 +83,10 @@ def _explain(text: str | msgspec.Raw, invalid: msgspec.ValidationError) -> Unrea
     type_ = content.get("type")
     if isinstance(type_, str) and type_ not in TYPES:
         error = ProtocolError("unknown_type", f"No message has the type {type_[:32]!r}; see docs/protocol.md.")
-    id_ = content.get("id")
-    known = isinstance(id_, int | str) and not isinstance(id_, bool) and len(str(id_)) <= 64
-    return Unreadable(error, id=id_ if known else None)
+    try:
+        return Unreadable(error, id=msgspec.convert(content.get("id"), Id))
+    except msgspec.ValidationError:
+        return Unreadable(error)
 
 
 def check_task_id(task_id: str) -> str:

@@ -240,7 +240,8 @@ class Session:
 
     def next_tick(self) -> float:
         """When `tick` must be called next, in monotonic seconds."""
-        times = [self._ping_at, self._dead_at, self._hello_until, self.subscriptions.next_wait()]
+        dead_at = self._heard_at + self._ping_interval * DEAD_AFTER_INTERVALS
+        times = [self._ping_at, dead_at, self._hello_until, self.subscriptions.next_wait()]
         return min(time for time in times if time is not None)
 
     def tick(self, now: float) -> list[Effect]:
@@ -249,7 +250,7 @@ class Session:
             return []
         if self._hello_until is not None and now >= self._hello_until:
             return self.end(HELLO_TIMEOUT)
-        if now >= self._dead_at:
+        if self.is_dead(silent_since=self._heard_at, now=now):
             return self.end(PING_TIMEOUT)
         out = self.subscriptions.give_up_waiting(now)
         if now >= self._ping_at:
@@ -257,9 +258,9 @@ class Session:
             out.append(Send(codec.frame("ping")))
         return out
 
-    @property
-    def _dead_at(self) -> float:
-        return self._heard_at + self._ping_interval * DEAD_AFTER_INTERVALS
+    def is_dead(self, *, silent_since: float, now: float) -> bool:
+        """Whether a peer without a sign of life since then is to be given up."""
+        return now - silent_since >= self._ping_interval * DEAD_AFTER_INTERVALS
 
     def _welcome(self) -> bytes:
         return codec.frame(

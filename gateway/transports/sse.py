@@ -85,4 +85,5 @@ async def serve(
 def cursor_of(last_event_id: str | None) -> Cursor | None:
     """The cursor in a `Last-Event-ID`, None when there is none that can be read."""
     epoch, _, seq = (last_event_id or "").rpartition(":")
-    return Cursor(epoch, int(seq)) if epoch and seq.isascii() and seq.isdigit() and len(seq) < 19 else None
+    readable = epoch.isascii() and seq.isascii() and seq.isdigit() and len(seq) < 19
+    return Cursor(epoch, int(seq)) if epoch and readable else None

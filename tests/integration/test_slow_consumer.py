@@ -11,6 +11,7 @@ import pytest
 from gateway.connection import Connection
 from gateway.outbox import BYTES, FRAMES
 from tests.support.gateway import Gateway, Peer, in_process
+from tests.support.waiting import eventually
 
 REPORTS = 4_000
 PAD = "x" * 2_000  # 8 MB in all: more than outbox, transport and kernel buffers take together
@@ -20,7 +21,9 @@ async def report_all(worker: Peer, task_id: str) -> None:
     """Send all reports in frames of many, and see them acknowledged."""
     for first in range(1, REPORTS + 1, 20):
         numbers = range(first, first + 20)
-        frame = [{"type": "report", "id": n, "task_id": task_id, "progress": n % 100, "data": [n, PAD]} for n in numbers]
+        frame = [
+            {"type": "report", "id": n, "task_id": task_id, "progress": n % 100, "data": [n, PAD]} for n in numbers
+        ]
         await worker.send_many(frame)
         for n in numbers:
             await worker.expect("reply", id=n, ok=True, seq=n)
@@ -66,6 +69,29 @@ async def test_a_stalled_client_is_served_from_the_ledger(database: str, mode: s
             assert len(got) < REPORTS
             assert got[-1]["task"]["data"] == [REPORTS, PAD]
     assert BYTES < REPORTS * len(PAD) / 10  # the test would prove nothing with a larger outbox
+
+
+async def test_a_peer_that_takes_nothing_at_all_is_cut(database: str) -> None:
+    """It goes on asking and never reads: after one and a half ping intervals the line is cut, nobody else's."""
+    async with (
+        in_process(database, ping_interval_seconds=1) as gateway,
+        gateway.client() as worker,
+        gateway.client(max_queue=1) as deaf,
+    ):
+        await subscribe(gateway, deaf, "big", "all")
+        deaf.socket.transport.pause_reading()
+        working = asyncio.create_task(report_all(worker, "big"))
+
+        async def ask_on() -> None:
+            while True:
+                await deaf.send(type="ping")
+                await asyncio.sleep(0.1)  # the pace of a client that asks, nothing waits for it
+
+        asking = asyncio.create_task(ask_on())
+        await working
+        await eventually(lambda: len(outboxes()) == 1, within_seconds=15, what="the deaf peer is gone")
+        asking.cancel()
+        await worker.ask(id="still", type="report", task_id="other")
 
 
 def last_seq(frame: dict[str, Any]) -> int:
