@@ -79,8 +79,8 @@ def migrations(directory: Traversable | None = None) -> list[Migration]:
         version = int(match["version"])
         if version in found:
             raise MigrationError(f"{entry.name} and {found[version].file_name} have the same number")
-        # The same file is the same file on a machine that writes other line ends.
-        sql = entry.read_text(encoding="utf-8").replace("\r\n", "\n").replace("\r", "\n")
+        # Reading as text makes every line end "\n", so a checkout on another system has the same checksum.
+        sql = entry.read_text(encoding="utf-8")
         checksum = hashlib.sha256(sql.encode()).hexdigest()
         found[version] = Migration(version=version, name=match["name"], sql=sql, checksum=checksum)
     for expected, version in enumerate(found, start=1):

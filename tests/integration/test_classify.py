@@ -374,6 +374,12 @@ class TestLostOnTheWay:
         with pytest.raises(KeyboardInterrupt):
             classify(KeyboardInterrupt())
 
+    def test_an_error_that_ends_the_session_is_unknown(self) -> None:
+        """Whatever its code: what the server was doing when it gave up is not said. (The driver's own constructor.)"""
+        fields = {"C": "53100", "M": "No space left on device"}
+        assert classify(asyncpg.PostgresError.new(fields | {"V": "ERROR"})).verdict == "retry"
+        assert classify(asyncpg.PostgresError.new(fields | {"V": "PANIC"})).verdict == "unknown"
+
     @pytest.mark.parametrize("exc", [RuntimeError("?"), asyncpg.PostgresError("?"), OSError(5, "I/O error")])
     def test_whatever_is_not_listed_is_unknown(self, exc: Exception) -> None:
         """The careful answer is the default."""

@@ -199,11 +199,16 @@ def test_the_server_has_a_session_of_its_own_and_none_of_our_secrets(
 @as_root
 def test_root_runs_it_as_nobody(data_dir: Path) -> None:
     """PostgreSQL refuses to run as root, so it runs as `nobody`, and with none of root's groups."""
-    with EmbeddedPostgres.start(data_dir) as server:
-        status = Path(f"/proc/{server.pid}/status").read_text()
-        uid = pwd.getpwnam("nobody").pw_uid
-        assert f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n" in status
-        assert "Groups:\t \n" in status
+    held = os.getgroups()
+    os.setgroups([0, 4])
+    try:
+        with EmbeddedPostgres.start(data_dir) as server:
+            status = Path(f"/proc/{server.pid}/status").read_text()
+    finally:
+        os.setgroups(held)
+    uid = pwd.getpwnam("nobody").pw_uid
+    assert f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n" in status
+    assert "Groups:\t \n" in status
 
 
 @as_root

@@ -74,28 +74,36 @@ class Proxy:
         self._writers.add(writer)
         self.accepted += 1
         try:
-            if self._link is Link.RESET:
-                return
-            await self._until(Link.PASS, Link.MUTE)
-            if isinstance(self._target, str):
-                far_reader, far_writer = await asyncio.open_unix_connection(self._target)
-            else:
-                far_reader, far_writer = await asyncio.open_connection(*self._target)
-            self._writers.add(far_writer)
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._pump(task, reader, far_writer, (Link.PASS, Link.MUTE)))
-                    group.create_task(self._pump(task, far_reader, writer, (Link.PASS,)))
-            finally:
-                self._writers.discard(far_writer)
-                far_writer.transport.abort()
-        except* (OSError, asyncio.IncompleteReadError):
-            pass
+            if self._link is not Link.RESET:
+                await self._forward(task, reader, writer)
+        except asyncio.CancelledError:
+            pass  # the proxy is closed; asyncio's own callback would report it as an error
         finally:
             self._writers.discard(writer)
             if self._link is Link.RESET:
                 _reset(writer)
             writer.transport.abort()
+
+    async def _forward(
+        self, owner: asyncio.Task[None], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        await self._until(Link.PASS, Link.MUTE)
+        far_writer = None
+        try:
+            if isinstance(self._target, str):
+                far_reader, far_writer = await asyncio.open_unix_connection(self._target)
+            else:
+                far_reader, far_writer = await asyncio.open_connection(*self._target)
+            self._writers.add(far_writer)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pump(owner, reader, far_writer, (Link.PASS, Link.MUTE)))
+                group.create_task(self._pump(owner, far_reader, writer, (Link.PASS,)))
+        except* OSError:
+            pass  # one side is gone, or nobody listens there
+        finally:
+            if far_writer is not None:
+                self._writers.discard(far_writer)
+                far_writer.transport.abort()
 
     async def _pump(
         self,
