@@ -1,0 +1,76 @@
+"""What the end of a connection means: come back, when, or never. Pure."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from typing import Final
+
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
+
+from ledgerwire.errors import LedgerwireError, Refused
+from ledgerwire.wire import Bye
+
+_NOT_AUTHORISED: Final = frozenset({401, 403})
+_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_FINAL_CODES: Final = range(4500, 5000)
+
+
+class Said(Exception):
+    """The gateway has said bye."""
+
+    def __init__(self, bye: Bye) -> None:
+        super().__init__(bye.reason)
+        self.bye = bye
+
+
+class Unfit(Exception):
+    """The connection cannot be used; another may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """`error` is set when there is to be no other; `retry_after_seconds` when the gateway named a time."""
+
+    why: str
+    error: LedgerwireError | None = None
+    retry_after_seconds: float | None = None
+
+
+def of_opening(error: Exception, shown_url: str, *, ever_welcomed: bool) -> Ending:
+    """A WebSocket could not be opened.
+
+    An answer that shows a wrong address or certificate is final, unless the address has been right before: a
+    load balancer may say such things while a gateway restarts.
+    """
+    if isinstance(error, InvalidStatus):
+        status = error.response.status_code
+        why = f"the upgrade was answered with HTTP {status}"
+        if status in _PASSING or (ever_welcomed and status not in _NOT_AUTHORISED):
+            return Ending(why)
+        return Ending(why, Refused(status, "upgrade_refused", f"{shown_url}: {why}"))
+    if isinstance(error, InvalidMessage):  # usually a connection that was closed before it answered
+        return Ending(f"no answer to the upgrade ({error})")
+    if isinstance(error, (InvalidHandshake, ssl.SSLCertVerificationError)) and not ever_welcomed:
+        return Ending(str(error), Refused(0, "no_websocket", f"{shown_url}: {error}"))
+    return Ending(f"{type(error).__name__}: {error}")
+
+
+def of_conversation(error: Exception, *, renewable: bool) -> Ending:
+    """An open connection has ended. `renewable`: a new token may be had for one that has expired."""
+    if isinstance(error, Said):
+        bye = error.bye
+        why = f"bye {bye.code} {bye.reason}"
+        if not bye.retry and not (renewable and bye.reason == "unauthenticated"):
+            return Ending(why, Refused(bye.code, bye.reason, bye.message))
+        return Ending(why, retry_after_seconds=bye.retry_after_seconds)
+    if isinstance(error, ConnectionClosed):
+        if error.rcvd is None:
+            return Ending("broken")
+        why = f"closed with {error.rcvd.code}"
+        if error.rcvd.code in _FINAL_CODES:
+            return Ending(why, Refused(error.rcvd.code, error.rcvd.reason or "closed", "closed without a bye"))
+        return Ending(why)
+    if isinstance(error, TimeoutError):
+        return Ending("silent for too long")
+    return Ending(str(error) or type(error).__name__)

@@ -1,0 +1,221 @@
+"""The asyncio worker: one connection, any number of tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import random
+import ssl
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Concatenate, ParamSpec, Self, TypeVar
+
+from ledgerwire.errors import Closed, DeliveryTimeout, fresh
+from ledgerwire.link import Link, Token
+from ledgerwire.model import KEEP, Json, Keep, Receipt
+from ledgerwire.reporter import Reporter
+from ledgerwire.settings import Timing
+from ledgerwire.task import Task
+
+_log = logging.getLogger("ledgerwire")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+REQUEST_SECONDS = 30.0
+CLIENT = "ledgerwire-python/0.1.0"
+QUEUE_REPORTS = 1_000
+
+
+class Worker:
+    """Reports tasks to a gateway; an async context manager, used from one event loop.
+
+    Entering does not wait for the gateway: a worker may start while the gateway restarts, and every awaited
+    call has its own timeout. Leaving without an exception waits up to `timing.close_seconds` for what is
+    still queued.
+
+    `url` is `ws://host:port/v1/ws` or `wss://…`. `token` is a string, or a function called before each
+    connection is opened. `client` is a free name and version for the gateway's log. `queue_reports` bounds
+    the unacknowledged messages of all tasks together. `dice` decides the reconnect delays (for reproducible
+    tests).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: Token = None,
+        client: str = CLIENT,
+        queue_reports: int = QUEUE_REPORTS,
+        timing: Timing | None = None,
+        tls: ssl.SSLContext | None = None,
+        dice: random.Random | None = None,
+    ) -> None:
+        self._timing = timing or Timing()
+        dice = dice or random.Random()  # noqa: S311 - spreads reconnects, guards nothing
+        self._reporter = Reporter(queue_reports, self._timing, dice, _now, self._wake)
+        self._opened = False
+        self._link = Link(
+            url,
+            self._reporter,
+            token=token,
+            client=client,
+            timing=self._timing,
+            dice=dice,
+            tls=tls,
+            give_up_seconds=None,
+        )
+
+    async def __aenter__(self) -> Self:
+        """Begin to connect, in the background."""
+        if self._opened:
+            raise RuntimeError("a worker is entered once; make another")
+        self._opened = True
+        self._link.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Flush and close. Raises Refused, DeliveryTimeout for what is left, unless another error goes on."""
+        stopping = error is not None and not isinstance(error, Exception)
+        flushed = False
+        try:
+            flushed = not stopping and await self.flush(self._timing.close_seconds)
+        finally:
+            refused, left = self._reporter.ended_by, self.queued
+            await self._link.stop()
+            if refused is None:
+                self._reporter.ended(Closed("the worker is closed"))
+        if error is None and refused is not None:
+            raise fresh(refused)
+        if not flushed and left:
+            if error is None:
+                sentence = f"{left} reports were not acknowledged before the worker was closed"
+                raise DeliveryTimeout(sentence, queued=False)
+            _log.warning("%d reports were not acknowledged before the worker was closed", left)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection just now, as far as is known."""
+        return self._link.connected
+
+    @property
+    def queued(self) -> int:
+        """How many messages are not acknowledged yet."""
+        return len(self._reporter.delivery.queue)
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the gateway has said that it cannot reach its ledger just now."""
+        return self._reporter.degraded
+
+    async def create(
+        self,
+        task_id: str,
+        *,
+        kind: str | None = None,
+        owner: str | None = None,
+        data: Json | Keep = KEEP,
+        timeout_seconds: float = REQUEST_SECONDS,
+    ) -> Receipt:
+        """Make a task. The same again is a harmless repeat.
+
+        Raises Rejected (`task_exists` when it was created with other content, `bad_task_id`, …),
+        DeliveryTimeout, Refused.
+        """
+        body: dict[str, Json] = {"task_id": task_id}
+        if kind is not None:
+            body["kind"] = kind
+        if owner is not None:
+            body["owner"] = owner
+        if data is not KEEP:
+            body["data"] = data
+        return await self._ask("create", task_id, body, timeout_seconds)
+
+    async def cancel(
+        self, task_id: str, *, reason: str | None = None, timeout_seconds: float = REQUEST_SECONDS
+    ) -> Receipt:
+        """Ask that a task be cancelled; `receipt.cancel.stage` is recorded or too_late. As `create`."""
+        body: dict[str, Json] = {"task_id": task_id}
+        if reason is not None:
+            body["reason"] = reason
+        return await self._ask("cancel", task_id, body, timeout_seconds)
+
+    async def refresh(self, token: str, *, timeout_seconds: float = REQUEST_SECONDS) -> None:
+        """Replace the token of this and of later connections. Raises Rejected, DeliveryTimeout, Refused."""
+        self._check_open()
+        self._link.replace_token(token)
+        delivery = self._reporter.delivery
+        await delivery.deliver(delivery.queue.series("-"), "refresh", {"token": token}, timeout_seconds)
+
+    def task(
+        self,
+        task_id: str,
+        *,
+        kind: str | None = None,
+        owner: str | None = None,
+        timeout_seconds: float = REQUEST_SECONDS,
+    ) -> Task:
+        """A new attempt at a task, to be entered with `async with`; that waits up to `timeout_seconds`."""
+        self._check_open()
+        return Task(
+            self._reporter,
+            task_id,
+            kind=kind,
+            owner=owner,
+            open_seconds=timeout_seconds,
+            finish_seconds=self._timing.finish_seconds,
+        )
+
+    def job(
+        self, *, kind: str | None = None, owner: str | None = None
+    ) -> Callable[[Callable[Concatenate[Task, P], Awaitable[R]]], Callable[Concatenate[str, P], Awaitable[R | None]]]:
+        """Decorate `async def run(task, …)`: then `await run("task-1", …)` does it as that task.
+
+        The return value becomes the result of the task (unless the job ended the task itself) and is
+        returned; None when the job was cancelled on request.
+        """
+
+        def decorate(
+            work: Callable[Concatenate[Task, P], Awaitable[R]],
+        ) -> Callable[Concatenate[str, P], Awaitable[R | None]]:
+            @functools.wraps(work)
+            async def run(task_id: str, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
+                async with self.task(task_id, kind=kind, owner=owner) as task:
+                    result = await work(task, *args, **kwargs)
+                    await task.complete_unless_ended(result)
+                    return result
+                return None
+
+            return run
+
+        return decorate
+
+    async def flush(self, timeout_seconds: float) -> bool:
+        """Wait until everything queued is acknowledged or rejected. False when the time is over first."""
+        return await self._reporter.delivery.emptied(timeout_seconds)
+
+    def file_descriptor(self) -> int | None:
+        """The number of the open socket, or None; for whoever has to let go of it after a fork."""
+        return self._link.file_descriptor()
+
+    async def _ask(self, kind: str, task_id: str, body: dict[str, Json], timeout_seconds: float) -> Receipt:
+        self._check_open()
+        delivery = self._reporter.delivery
+        receipt = await delivery.deliver(delivery.queue.series(task_id), kind, body, timeout_seconds)
+        if receipt is None:
+            raise AssertionError("the gateway acknowledged a request without a receipt")
+        return receipt
+
+    def _check_open(self) -> None:
+        if not self._opened:
+            raise Closed("enter the worker first: async with ledgerwire.Worker(...) as worker")
+
+    def _wake(self) -> None:
+        self._link.wake()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
