@@ -138,14 +138,12 @@ class Connection:
 
     def refuse(self, error: ProtocolError) -> None:
         """What came was no frame at all."""
-        self._perform(self.session.unreadable(error))
-        self._settle_down()
+        self._do(self.session.unreadable(error))
 
     def watch_one(self, principal: Principal, task_id: str, after: Cursor | None) -> None:
         """Open the session and subscribe on behalf of a peer that cannot speak."""
         self._perform(self.session.authenticated(principal.tenant, principal.subject))
-        self._perform(self.session.watch_one(task_id, after))
-        self._settle_down()
+        self._do(self.session.watch_one(task_id, after))
 
     @property
     def closing(self) -> bool:
@@ -154,20 +152,17 @@ class Connection:
 
     def end(self, bye: Bye) -> None:
         """Say goodbye and close."""
-        self._perform(self.session.end(bye))
-        self._settle_down()
+        self._do(self.session.end(bye))
 
     # As the hub's watcher
 
     def deliver(self, events: Sequence[Event]) -> None:
         """Live transitions of a watched task."""
-        self._perform(self.session.deliver(events))
-        self._settle_down()
+        self._do(self.session.deliver(events))
 
     def notice(self, kind: str) -> None:
         """The state of the ledger has changed."""
-        self._perform(self.session.notice(kind))
-        self._settle_down()
+        self._do(self.session.notice(kind))
 
     # Effects
 
@@ -200,6 +195,10 @@ class Connection:
                     self._bye = effect.bye
                 case Authenticate():  # pragma: no cover - `perform` takes these
                     raise AssertionError("a question of identity outside a client's message")
+
+    def _do(self, effects: Sequence[Effect]) -> None:
+        self._perform(effects)
+        self._settle_down()
 
     def _settle_down(self) -> None:
         """After effects: wake the sender, or read on."""
@@ -254,8 +253,7 @@ class Connection:
             answer = as_protocol_error(error)
         else:
             answer = ProtocolError("internal", "The server failed on this; it is in its log.")
-        self._perform(self.session.settled(id_, answer))
-        self._settle_down()
+        self._do(self.session.settled(id_, answer))
 
     # Sending
 
@@ -323,13 +321,12 @@ class Connection:
         if self._sending_since is not None and self.session.is_dead(silent_since=self._sending_since, now=now):
             self._cut()
             return
-        self._perform(self.session.tick(now))
-        self._settle_down()
+        self._do(self.session.tick(now))
         self._arm_timer()
         if self._bye is not None:
             # Whoever is closed by time may take nothing any more: do not wait for it.
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(CLOSE_SECONDS, self._transport.abort)
+            self._timer = loop.call_later(3 * CLOSE_SECONDS, self._transport.abort)
 
     def _release(self) -> None:
         log.info("session_closed", session=self.id, reason=self._bye.reason if self._bye is not None else "peer_gone")

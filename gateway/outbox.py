@@ -1,8 +1,9 @@
 """A session's unsent frames, bounded. Pure: knows nothing of sockets and never waits.
 
 Two sorts of frames share one queue, in order: answers, which are never dropped (what asks for them is bounded
-elsewhere), and frames of subscriptions, which the ledger has as well. When the latter do not fit any more they are all
-dropped, and each subscription is to be read again from where it was cut: a slow client costs reads, not memory.
+elsewhere), and frames of subscriptions, which the ledger has as well. When one of the latter does not fit any more, it
+and all that follow are dropped until those that wait have left, and each subscription is to be read again from where it
+was cut: a slow client costs reads, not memory. What waits is kept, so that every read brings the client forward.
 """
 
 from __future__ import annotations
@@ -25,12 +26,11 @@ class OutboxFull(Exception):
 
 
 class _Entry:
-    __slots__ = ("frame", "seq", "slot")
+    __slots__ = ("frame", "slot")
 
-    def __init__(self, frame: bytes, slot: Slot | None, seq: int) -> None:
+    def __init__(self, frame: bytes, slot: Slot | None) -> None:
         self.frame = frame
         self.slot = slot
-        self.seq = seq
 
 
 class Outbox:
@@ -44,6 +44,7 @@ class Outbox:
         self._frames = 0  # of subscriptions
         self._bytes = 0
         self._newest: dict[Slot, _Entry] = {}  # unsent frames that may be replaced
+        self._full = False  # since a frame did not fit: a smaller one behind it must not overtake it
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -52,25 +53,29 @@ class Outbox:
         """Queue an answer. Raises `OutboxFull`."""
         if len(self._queue) - self._frames >= self._max_answers:
             raise OutboxFull
-        self._queue.append(_Entry(frame, None, 0))
+        self._queue.append(_Entry(frame, None))
 
     def offer(self, slot: Slot, seq: int, frame: bytes, *, replaces: bool = False) -> dict[Slot, int]:
         """Queue a frame of a subscription.
 
-        Returns what had to be dropped to keep the bounds: for each subscription the first sequence that it lost, which
-        includes this frame. Empty when there was room.
+        Returns what had to be dropped to keep the bounds: the subscription and the first sequence that it lost. Empty
+        when there was room.
         """
         waiting = self._newest.get(slot) if replaces else None
+        others, size = self._frames, self._bytes + len(frame)
         if waiting is not None:
-            self._bytes += len(frame) - len(waiting.frame)
-            waiting.frame, waiting.seq = frame, seq
+            others, size = others - 1, size - len(waiting.frame)
+        if others >= self._max_frames or (others and size > self._max_bytes):  # one alone may have any size
+            self._full = True
+        if self._full:
+            return {slot: seq}
+        self._bytes = size
+        if waiting is not None:
+            waiting.frame = frame
             return {}
-        if self._frames >= self._max_frames or (self._frames and self._bytes + len(frame) > self._max_bytes):
-            return self._drop(slot, seq)
-        entry = _Entry(frame, slot, seq)
+        entry = _Entry(frame, slot)
         self._queue.append(entry)
         self._frames += 1
-        self._bytes += len(frame)
         if replaces:
             self._newest[slot] = entry
         return {}
@@ -88,18 +93,5 @@ class Outbox:
                 self._bytes -= len(entry.frame)
                 if self._newest.get(entry.slot) is entry:
                     del self._newest[entry.slot]
+        self._full = self._full and self._frames > 0
         return out
-
-    def _drop(self, slot: Slot, seq: int) -> dict[Slot, int]:
-        lost: dict[Slot, int] = {}
-        kept: deque[_Entry] = deque()
-        for entry in self._queue:
-            if entry.slot is None:
-                kept.append(entry)
-            else:
-                lost.setdefault(entry.slot, entry.seq)
-        lost.setdefault(slot, seq)
-        self._queue = kept
-        self._frames = self._bytes = 0
-        self._newest.clear()
-        return lost

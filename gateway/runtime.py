@@ -32,7 +32,7 @@ from ledger.leases import Beats
 from ledger.migrate import migrate
 from ledger.pool import Pools
 from ledger.reader import Reader
-from ledger.settings import LedgerSettings
+from ledger.settings import LedgerSettings, redacted
 from ledger.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -158,7 +158,11 @@ async def _migrate(settings: GatewaySettings, dsn: str) -> None:
             applied = await migrate(dsn)
         except Unavailable as error:
             if time.monotonic() >= deadline:
-                raise
+                raise Unavailable(
+                    f"The database {redacted(dsn)} cannot be reached: {error.sentence}. Is it running, and does"
+                    " DATABASE_URL name the right place?",
+                    reason=error.reason,
+                ) from error
             log.warning("waiting_for_database", reason=error.reason, detail=error.sentence)
             await asyncio.sleep(1.0)
         else:

@@ -70,6 +70,7 @@ class Session:
         self._hello_until: float | None = now + HELLO_SECONDS
         self._tenant: str | None = None
         self._subject: str | None = None
+        self._greeted = False
         self._unreadable = 0
         self._closed = False
         self.client: str | None = None
@@ -106,12 +107,14 @@ class Session:
 
     def unreadable(self, error: ProtocolError, id_: int | str | None = None) -> list[Effect]:
         """Something came that is no message. So many of them end the connection; a message with a mistake does not."""
+        if self._closed:
+            return []
         self._unreadable += error.code != "bad_request"
         refusal = Send(codec.refusal(id_, error))
         return [refusal, *self.end(PROTOCOL_ERROR)] if self._unreadable >= UNREADABLE_FRAMES else [refusal]
 
     def watch_one(self, task_id: str, after: messages.Cursor | None) -> Sequence[Effect]:
-        """Subscribe on behalf of a peer that cannot speak; the task is waited for."""
+        """Subscribe on behalf of a peer that cannot speak."""
         if self._tenant is None:
             raise AssertionError("watch_one before authenticated")
         return self.subscriptions.add(self._tenant, task_id, mode="all", cursor=after)
@@ -147,10 +150,11 @@ class Session:
         raise AssertionError(f"no case for {message!r}")  # pragma: no cover - the types above are all there are
 
     def _hello(self, hello: messages.Hello) -> list[Effect]:
-        if self._tenant is not None:
+        if self._greeted:
             raise ProtocolError("bad_request", "hello was said already; use refresh to change the token.")
         if hello.v != VERSION:
             return self.end(UNSUPPORTED_VERSION)
+        self._greeted = True
         self.client = hello.client
         return [Authenticate(hello.token)]
 
@@ -180,6 +184,8 @@ class Session:
 
     def authenticated(self, tenant: str, subject: str, *, refresh: int | str | None = None) -> list[Effect]:
         """The token of hello or refresh belongs to this principal."""
+        if self._closed:
+            return []
         if refresh is not None:
             if (tenant, subject) != (self._tenant, self._subject):
                 error = ProtocolError("forbidden", "This token belongs to somebody else; open another connection.")
@@ -191,10 +197,14 @@ class Session:
 
     def refused(self, error: ProtocolError, *, refresh: int | str | None = None) -> list[Effect]:
         """The token is not valid. A failed refresh leaves the connection as it was."""
-        return self.end(UNAUTHENTICATED) if refresh is None else [Send(codec.refusal(refresh, error))]
+        if refresh is None or self._closed:
+            return self.end(UNAUTHENTICATED)
+        return [Send(codec.refusal(refresh, error))]
 
     def settled(self, id_: int | str | None, answer: Receipt | Rejection | ProtocolError) -> list[Effect]:
         """The ledger has answered a `Submit`."""
+        if self._closed:
+            return []
         if isinstance(answer, Receipt):
             return [] if id_ is None else [Send(codec.reply(id_, **codec.receipt_members(answer)))]
         if isinstance(answer, Rejection):
@@ -203,11 +213,11 @@ class Session:
 
     def deliver(self, events: Sequence[Event]) -> list[Effect]:
         """Live transitions of one watched task, in order."""
-        return self.subscriptions.deliver(events)
+        return [] if self._closed else self.subscriptions.deliver(events)
 
     def read(self, reads: Sequence[Read]) -> list[Effect]:
         """What the reads of `Subscriptions.due_reads` have brought."""
-        return [effect for found in reads for effect in self.subscriptions.read(found)]
+        return [] if self._closed else [effect for found in reads for effect in self.subscriptions.read(found)]
 
     def read_failed(self, wants: Sequence[Want]) -> None:
         """The ledger could not be read."""
@@ -223,7 +233,7 @@ class Session:
 
     def notice(self, kind: str) -> list[Effect]:
         """Tell the client how the server is: `degraded` or `restored`."""
-        return [] if self._tenant is None else [Send(codec.frame("notice", kind=kind))]
+        return [] if self._tenant is None or self._closed else [Send(codec.frame("notice", kind=kind))]
 
     def end(self, bye: Bye) -> list[Effect]:
         """Say goodbye and why."""
@@ -260,7 +270,7 @@ class Session:
 
     def is_dead(self, *, silent_since: float, now: float) -> bool:
         """Whether a peer without a sign of life since then is to be given up."""
-        return now - silent_since >= self._ping_interval * DEAD_AFTER_INTERVALS
+        return now >= silent_since + self._ping_interval * DEAD_AFTER_INTERVALS  # as in `next_tick`, to the last bit
 
     def _welcome(self) -> bytes:
         return codec.frame(

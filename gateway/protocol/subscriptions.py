@@ -47,7 +47,7 @@ class _Subscription:
         """The stream cannot go on at the cursor: begin anew, and say so with the next announcement."""
         self.jumped = (reason, cursor)
         self.cursor = None
-        self.announced = False
+        self.announced = self.mode == "cancels"
         self.catchup.reset()
 
 
@@ -266,7 +266,7 @@ class Subscriptions:
         subscription.announced = True
         jumped, subscription.jumped = subscription.jumped, None
         # To wait for a task from its first transition on is to continue, too.
-        recovered = jumped is None and (subscription.cursor is not None or bool(waiting))
+        recovered = jumped is None and (subscription.cursor is not None if waiting is None else waiting)
         members: dict[str, object] = {
             "task_id": subscription.task_id,
             "verdict": verdict,
