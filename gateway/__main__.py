@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LedgerError as error:
         print(f"ledgerwire: {error.sentence}", file=sys.stderr)  # noqa: T201 - for a person
         return EX_CONFIG if error.code in {"settings", "migration"} else EX_UNAVAILABLE
+    except runtime.CannotListen as error:
+        print(f"ledgerwire: {error}", file=sys.stderr)  # noqa: T201 - for a person
+        return EX_UNAVAILABLE
     except KeyboardInterrupt:
         return 130
 
@@ -79,11 +82,12 @@ def _parser() -> argparse.ArgumentParser:
     migrate_.add_argument("--check", action="store_true", help="change nothing; exit 1 when something is missing")
     migrate_.set_defaults(run=_migrate)
 
-    health = commands.add_parser("healthcheck", help="exit 0 when a gateway is ready, else 1 and say why")
+    health = commands.add_parser("healthcheck", help="exit 0 when a gateway is alive, else 1 and say why")
+    health.add_argument("--ready", action="store_true", help="ask whether it can serve: no in a database outage")
     health.add_argument(
         "--url",
-        default=f"http://127.0.0.1:{os.environ.get('LEDGERWIRE_PORT') or DEFAULT_PORT}/health/ready",
-        help="default %(default)s",
+        default=f"http://127.0.0.1:{os.environ.get('LEDGERWIRE_PORT') or DEFAULT_PORT}",
+        help="where the gateway is; default %(default)s",
     )
     health.set_defaults(run=_healthcheck)
     return parser
@@ -127,15 +131,16 @@ def _migrate(options: argparse.Namespace) -> int:
 
 def _healthcheck(options: argparse.Namespace) -> int:
     parts = urlsplit(options.url)
+    path = "/health/ready" if options.ready else "/health/live"
     host = parts.hostname or "127.0.0.1"
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(host, parts.port, timeout=HEALTHCHECK_SECONDS)
     try:
-        connection.request("GET", parts.path or "/health/ready")
+        connection.request("GET", path)
         response = connection.getresponse()
         body = response.read(4096).decode("utf-8", "replace")
     except OSError as error:
-        print(f"ledgerwire: no answer from {options.url}: {error}", file=sys.stderr)  # noqa: T201 - for a person
+        print(f"ledgerwire: no answer from {options.url}{path}: {error}", file=sys.stderr)  # noqa: T201 - for a person
         return 1
     finally:
         connection.close()

@@ -27,7 +27,7 @@ from gateway.http.ops import Health
 from gateway.hub import Hub
 from gateway.protocol.errors import SHUTTING_DOWN
 from gateway.settings import GatewaySettings
-from ledger.errors import LedgerError, Unavailable
+from ledger.errors import Unavailable
 from ledger.leases import Beats
 from ledger.migrate import migrate
 from ledger.pool import Pools
@@ -41,10 +41,8 @@ KEEPALIVE_SECONDS = 75.0
 """An idle HTTP connection, and one that dribbles its headers, is closed after this."""
 
 
-class PortTaken(LedgerError):
-    """The address cannot be listened on."""
-
-    code = "port_taken"
+class CannotListen(Exception):
+    """The address cannot be listened on; the sentence says what to do."""
 
 
 async def serve(settings: GatewaySettings, dsn: str) -> None:
@@ -183,7 +181,7 @@ async def _listen(runner: web.AppRunner, settings: GatewaySettings) -> int:
     try:
         await site.start()
     except OSError as error:
-        raise PortTaken(
+        raise CannotListen(
             f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}). Another program may be using the"
             " port; stop it or choose another one with --port."
         ) from error

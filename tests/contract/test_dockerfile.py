@@ -136,9 +136,7 @@ def test_parser_joins_continuations_and_drops_comments_inside_them() -> None:
     assert stage.only("RUN") == Instruction(name="RUN", flags={"network": "none"}, rest="one && two")
 
 
-@pytest.mark.parametrize(
-    "text", ["RUN x", "FROM a\nRNU x", "FROM a\nRUN x \\", "FROM a\nRUN <<EOF", "FROM a of b"]
-)
+@pytest.mark.parametrize("text", ["RUN x", "FROM a\nRNU x", "FROM a\nRUN x \\", "FROM a\nRUN <<EOF", "FROM a of b"])
 def test_parser_refuses_what_it_cannot_read(text: str) -> None:
     """An instruction out of place, misspelt, cut off or of an unread kind fails instead of passing unseen."""
     with pytest.raises(AssertionError):

@@ -284,7 +284,8 @@ class TestLogin:
 
     async def test_no_host_fits(self, empty_database: str) -> None:
         """A primary is wanted, and there are standbys only (or the other way round, as here)."""
-        exc = await failing(asyncpg.connect(f"{empty_database}&target_session_attrs=standby"))
+        more = "&" if "?" in empty_database else "?"
+        exc = await failing(asyncpg.connect(f"{empty_database}{more}target_session_attrs=standby"))
         assert (classify(exc).verdict, classify(exc).reason) == ("retry", "no_suitable_host")
 
     async def test_a_server_that_starts_up(self, server: OwnServer, victim: Connection) -> None:

@@ -53,12 +53,14 @@ async def test_migrate_without_a_database_says_what_to_set() -> None:
     assert "DATABASE_URL" in error
 
 
-async def test_healthcheck_is_zero_only_for_a_ready_gateway(database: str) -> None:
+async def test_healthcheck_is_zero_only_for_a_gateway_that_answers(database: str) -> None:
     """A container's health check: 0 and the answer, or 1 and what was tried."""
     async with in_process(database) as gateway:
-        status, out, _ = await ledgerwire("healthcheck", "--url", f"{gateway.http}/health/ready")
+        status, out, _ = await ledgerwire("healthcheck", "--url", gateway.http)
+        assert (status, out) == (0, '{"status":"live"}\n')
+        status, out, _ = await ledgerwire("healthcheck", "--ready", "--url", gateway.http)
         assert (status, out) == (0, '{"status":"ready"}\n')
-    status, _, error = await ledgerwire("healthcheck", "--url", f"{gateway.http}/health/ready")
+    status, _, error = await ledgerwire("healthcheck", "--url", gateway.http)
     assert status == 1
     assert str(gateway.port) in error
 
