@@ -24,8 +24,7 @@ class Entry:
     """A request on its way to the ledger.
 
     `digest` marks its transition; for a request without a key it is random, so that the writer can find out what became
-    of its own statement when the answer was lost. `sent_seq` is the first place where such a statement may have put it,
-    0 for none.
+    of its own statements when an answer was lost. `sent_seq` is the first place where one may have put it, 0 for none.
     """
 
     __slots__ = ("digest", "key", "request", "sent_seq")

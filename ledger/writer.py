@@ -191,8 +191,10 @@ class _Shard:
         for pending in again:
             if pending.deadline > now:
                 keep.append(pending)
-            else:
+            elif self._failures:
                 pending.fail(_gone(pending))
+            else:
+                pending.fail(Busy("Others write to this task without a pause.", retry_after_ms=BUSY_RETRY_AFTER_MS))
         self._queue.extendleft(reversed(keep))
         while self._failures and self._queue and self._queue[0].deadline <= now:
             pending = self._queue.popleft()

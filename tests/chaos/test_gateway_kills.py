@@ -1,4 +1,4 @@
-"""The gateway is killed with SIGKILL, again and again, under load: nothing acknowledged is lost, nobody sees a wrong stream.
+"""The gateway is killed with SIGKILL, again and again, under load: nothing acknowledged is lost, no stream is wrong.
 
 The workers and subscribers here speak the protocol by hand, so that no fault of a client library can hide one of the
 server, or the other way round.
@@ -130,7 +130,8 @@ class Subscriber:
     async def _converse(self, peer: Peer) -> None:
         self._epoch = peer.epoch
         tasks: list[dict[str, Any]] = [
-            {"task_id": task_id, "after": {"epoch": self._epoch, "seq": len(seen)}} for task_id, seen in self.seen.items()
+            {"task_id": task_id, "after": {"epoch": self._epoch, "seq": len(seen)}}
+            for task_id, seen in self.seen.items()
         ]
         await peer.send(type="subscribe", id=1, tasks=tasks, wait_ms=60_000)
         while not self.ended.is_set():

@@ -39,7 +39,7 @@ async def test_help_names_every_command() -> None:
 
 
 async def test_migrate_tells_what_is_missing_and_applies_it_once(empty_database: str) -> None:
-    """`migrate --check` fails while something is missing and changes nothing; `migrate` applies it; then all is well."""
+    """`migrate --check` fails while something is missing and changes nothing; `migrate` applies it, once."""
     assert (await ledgerwire("migrate", "--check", DATABASE_URL=empty_database))[:2] == (1, "missing 0001_tasks.sql\n")
     assert (await ledgerwire("migrate", DATABASE_URL=empty_database))[:2] == (0, "applied 0001_tasks.sql\n")
     assert (await ledgerwire("migrate", DATABASE_URL=empty_database))[:2] == (0, "up to date\n")

@@ -32,7 +32,7 @@ async def transitions(peer: Peer, count: int) -> dict[str, list[int]]:
 
 
 async def test_what_is_reported_here_is_seen_there(two: tuple[GatewayProcess, GatewayProcess], seed: int) -> None:
-    """Every transition arrives on the other node in order, once, also of tasks that did not exist when it subscribed."""
+    """Every transition arrives on the other node in order, once, also of tasks that did not exist at the subscribe."""
     here, there = two
     dice = random.Random(seed)
     tasks = [f"far-{i}" for i in range(TASKS)]
