@@ -28,7 +28,7 @@ except ValueError:
 
 
 def test_every_line_is_one_json_object() -> None:
-    """What is not a terminal gets JSON lines, also for the standard library's logs; a line break cannot forge a line."""
+    """What is not a terminal gets JSON lines, also for the standard library's logs."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, check=True, timeout=30)
     lines = [orjson.loads(line) for line in done.stderr.splitlines()]
     events = [line["event"] for line in lines]
