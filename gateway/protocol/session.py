@@ -103,7 +103,10 @@ class Session:
                 out += self._act(message, now)
             except ProtocolError as error:
                 out.append(Send(codec.refusal(getattr(message, "id", None), error)))
-        return out
+        if self._closed:
+            return [effect for effect in out if not isinstance(effect, Authenticate)]
+        # Last, because it waits: what the frame holds besides must not be performed after a goodbye.
+        return sorted(out, key=lambda effect: isinstance(effect, Authenticate))
 
     def unreadable(self, error: ProtocolError, id_: int | str | None = None) -> list[Effect]:
         """Something came that is no message. So many of them end the connection; a message with a mistake does not."""
