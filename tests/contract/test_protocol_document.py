@@ -62,7 +62,7 @@ def comparable(value: Any, name: str = "") -> Any:
 
 def test_every_message_has_a_literal_frame() -> None:
     """No message of the protocol is missing among the frames that are replayed (or printed, for notices and pings)."""
-    sent, got = set(), set()
+    sent, got = set[str](), set[str]()
     for line in "\n".join(CONVERSATIONS.values()).splitlines():
         types = re.findall(r'"type":"(\w+)"', line)
         (sent if re.match(r"\w+>", line) else got).update(types)

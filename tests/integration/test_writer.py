@@ -659,7 +659,9 @@ async def test_an_outage_longer_than_the_wait_is_unavailable_and_then_over(datab
                 except LedgerError:
                     return None
 
-            assert (await eventually(repeated, within_seconds=20)).seq == 2
+            found = await eventually(repeated, within_seconds=20)
+            assert found is not None
+            assert found.seq == 2
             assert (await it.receipt(report(message="after"))).seq == 3
     assert await messages(database) == {"before": 1, "into the dark": 1, "after": 1}
 
