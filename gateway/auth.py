@@ -60,6 +60,8 @@ class TokenFile:
             lines = path.read_text(encoding="utf-8").splitlines()
         except OSError as error:
             raise SettingsError(f"The token file {path} cannot be read: {error.strerror}.") from error
+        except UnicodeDecodeError:
+            raise SettingsError(f"The token file {path} is not UTF-8 text.") from None  # the error holds the file
         principals: dict[bytes, Principal] = {}
         for number, line in enumerate(lines, 1):
             words = line.split("#", 1)[0].split()
@@ -70,7 +72,8 @@ class TokenFile:
             tenant, subject, token = words
             if len(token) < TOKEN_CHARACTERS:
                 raise SettingsError(f"{path}:{number}: a token needs at least {TOKEN_CHARACTERS} characters.")
-            if principals.setdefault(_digest(token), Principal(tenant=tenant, subject=subject)).subject != subject:
+            principal = Principal(tenant=tenant, subject=subject)
+            if principals.setdefault(_digest(token), principal) != principal:
                 raise SettingsError(f"{path}:{number}: this token is there twice.")
         if not principals:
             raise SettingsError(f"The token file {path} has no token.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -126,7 +126,7 @@ class Connection:
         await self.perform(self.session.receive(frame, time.monotonic()))
         await self._room.wait()
 
-    async def perform(self, effects: Sequence[Effect]) -> None:
+    async def perform(self, effects: Iterable[Effect]) -> None:
         """Perform effects in order; only a question of identity may wait."""
         for effect in effects:
             if isinstance(effect, Authenticate):

@@ -19,6 +19,8 @@ from ledger.settings import LedgerSettings
 
 DEFAULT_PORT: Final = 8080
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+LONGEST_WAIT_SECONDS: Final = 3_600
+"""For a stop or a start: longer is a slip of the pen, such as milliseconds."""
 
 
 class GatewaySettings(Struct, frozen=True, kw_only=True):
@@ -46,6 +48,9 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
             raise SettingsError(f"The log level is {self.log_level!r}; it may be {', '.join(LOG_LEVELS)}.")
         if not 1 <= self.ping_interval_seconds <= 300:
             raise SettingsError(f"The ping interval is {self.ping_interval_seconds:g} s; it must be 1 to 300.")
+        for what, seconds in (("drain time", self.drain_seconds), ("database wait", self.database_wait_seconds)):
+            if not 0 <= seconds <= LONGEST_WAIT_SECONDS:
+                raise SettingsError(f"The {what} is {seconds:g} s; it must be 0 to {LONGEST_WAIT_SECONDS}.")
         for origin in self.allowed_origins:
             _check_origin(origin)
         if self.token_file is None and not is_loopback(self.host):
@@ -102,10 +107,13 @@ def is_loopback(host: str) -> bool:
 
 
 def _check_origin(origin: str) -> None:
-    parts = urlsplit(origin)
-    exact = f"{parts.scheme}://{parts.netloc}"
-    if parts.scheme not in {"http", "https"} or not parts.hostname or origin != exact or "*" in origin:
+    try:
+        parts = urlsplit(origin)
+        good = parts.scheme in {"http", "https"} and parts.hostname and origin == f"{parts.scheme}://{parts.netloc}"
+    except ValueError:
+        good = False
+    if not good or origin != origin.lower() or not {"*", "@"}.isdisjoint(origin):
         raise SettingsError(
-            f"Allowed origin {origin!r} is not an origin. Example: https://app.example (scheme, host, port; no path,"
-            " no wildcard)."
+            f"Allowed origin {origin!r} is not an origin. Example: https://app.example (scheme, host, port; lower case,"
+            " no path, no wildcard)."
         )

@@ -6,7 +6,6 @@ Server frames are JSON bytes with `type` first and without spaces.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -223,11 +222,6 @@ def snapshot_frame(task: Task) -> bytes:
 def json_bytes(content: Mapping[str, object]) -> bytes:
     """A JSON body with the same conventions as frames."""
     return orjson.dumps(content, option=_TIMES)
-
-
-def timestamp(text: str) -> datetime:
-    """A time from a cursor; raises ValueError."""
-    return datetime.fromisoformat(text)
 
 
 def _fragment(text: bytes | None) -> orjson.Fragment | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 from uuid import UUID
 
 from msgspec import Struct
@@ -104,6 +103,3 @@ class Read(Struct, frozen=True, kw_only=True):
     ended: bool = False
     task: Task | None = None
     events: Sequence[Event] = ()
-
-
-NOTHING: Final[Sequence[Effect]] = ()

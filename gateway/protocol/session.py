@@ -6,7 +6,7 @@ Nothing here waits, reads a clock or touches a socket: times come in as monotoni
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -89,24 +89,24 @@ class Session:
 
     # What comes in from the client
 
-    def receive(self, frame: str, now: float) -> list[Effect]:
-        """A frame from the client."""
+    def receive(self, frame: str, now: float) -> Iterator[Effect]:
+        """A frame from the client.
+
+        Lazy: a message is not looked at before the effects of those before it have been performed, so that one frame
+        may hold `hello` and what follows it.
+        """
         self._heard_at = now
-        out: list[Effect] = []
         for message in codec.decode(frame):
             if self._closed:
-                break
+                return
             if isinstance(message, codec.Unreadable):
-                out += self.unreadable(message.error, message.id)
+                yield from self.unreadable(message.error, message.id)
                 continue
             try:
-                out += self._act(message, now)
+                effects = self._act(message, now)
             except ProtocolError as error:
-                out.append(Send(codec.refusal(getattr(message, "id", None), error)))
-        if self._closed:
-            return [effect for effect in out if not isinstance(effect, Authenticate)]
-        # Last, because it waits: what the frame holds besides must not be performed after a goodbye.
-        return sorted(out, key=lambda effect: isinstance(effect, Authenticate))
+                effects = [Send(codec.refusal(getattr(message, "id", None), error))]
+            yield from effects
 
     def unreadable(self, error: ProtocolError, id_: int | str | None = None) -> list[Effect]:
         """Something came that is no message. So many of them end the connection; a message with a mistake does not."""

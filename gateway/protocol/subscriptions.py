@@ -22,8 +22,6 @@ Mode = Literal["all", "latest", "cancels"]
 READS_AT_ONCE: Final = 64
 """Subscriptions served by one read of the ledger."""
 
-_OPEN: Final = frozenset({CancelStage.RECORDED, CancelStage.DELIVERED})
-
 
 class _Subscription:
     __slots__ = ("announced", "catchup", "cursor", "ends_at", "jumped", "mode", "slot", "task", "task_id")
@@ -61,9 +59,6 @@ class Subscriptions:
         self._due: dict[Slot, None] = {}
         self._waits: dict[Slot, float] = {}  # for tasks to appear, until when, in monotonic seconds
         self._ended: dict[Slot, None] = {}
-
-    def __len__(self) -> int:
-        return len(self._by_slot)
 
     def task_keys(self) -> set[UUID]:
         """The tasks watched, by key."""
@@ -228,7 +223,7 @@ class Subscriptions:
         if task.seq > catchup.delivered:
             if subscription.mode != "cancels":
                 yield Send(codec.snapshot_frame(task))
-            elif task.status is Status.CANCELLING and task.cancel is not None and task.cancel.stage in _OPEN:
+            elif task.status is Status.CANCELLING and task.cancel is not None:
                 yield Send(codec.frame("cancel", task_id=task.task_id, seq=task.cancel.seq, reason=task.cancel.reason))
             catchup.restart(task.seq)
         if subscription.mode == "latest":
