@@ -70,7 +70,6 @@ class Session:
         self._hello_until: float | None = now + HELLO_SECONDS
         self._tenant: str | None = None
         self._subject: str | None = None
-        self._greeted = False
         self._unreadable = 0
         self._closed = False
         self.client: str | None = None
@@ -153,11 +152,10 @@ class Session:
         raise AssertionError(f"no case for {message!r}")  # pragma: no cover - the types above are all there are
 
     def _hello(self, hello: messages.Hello) -> list[Effect]:
-        if self._greeted:
+        if self._tenant is not None:
             raise ProtocolError("bad_request", "hello was said already; use refresh to change the token.")
         if hello.v != VERSION:
             return self.end(UNSUPPORTED_VERSION)
-        self._greeted = True
         self.client = hello.client
         return [Authenticate(hello.token)]
 

@@ -87,7 +87,7 @@ class Peer:
         assert {name: frame.get(name) for name in members} == members, frame
         return frame
 
-    async def ask(self, id: int | str = 1, **message: Any) -> dict[str, Any]:
+    async def ask(self, id: int | str = 1, **message: Any) -> dict[str, Any]:  # noqa: A002 - the wire's word
         """Send a message and return its reply; other frames in between are an error."""
         await self.send(id=id, **message)
         return await self.expect("reply", id=id)

@@ -1,0 +1,30 @@
+"""The requests to one task, decided one after the other, with everything in the ledger found."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from ledger.decide import decide
+from ledger.model import Change, Prior, Receipt, Rejection, Request, State
+from tests.property.document_model import name_of
+
+
+class Conversation:
+    """Requests to one task, decided as the ledger would, with every prior found."""
+
+    def __init__(self) -> None:
+        self.state: State | None = None
+        self.changes: list[Change] = []
+        self.priors: dict[object, Prior] = {}
+
+    def ask(self, request: Request, digest: UUID) -> Change | Receipt | Rejection:
+        """Decide, and append what is to be appended."""
+        name = name_of(request)
+        decision = decide(self.state, request, self.priors.get(name))
+        if isinstance(decision, Change):
+            self.state = decision.state
+            self.changes.append(decision)
+            if name is not None:
+                step = decision.step
+                self.priors[name] = Prior(seq=step.seq, status=step.status, attempt=step.attempt, digest=digest)
+        return decision
