@@ -384,6 +384,15 @@ def test_a_refused_cancel_leaves_the_task_running_and_may_be_asked_again() -> No
     assert told[4] == Accepted(seq=2, status="cancelling", attempt=0, repeat=True, cancel=("refused", 2, "why"))
 
 
+def test_a_cancel_is_recorded_once() -> None:
+    """Asked again, with a key or without, by the same client or another: the request that is open."""
+    again = Accepted(seq=2, status="cancelling", attempt=0, repeat=True, cancel=("recorded", 2, "why"))
+    told = _asked(_report(), _cancel("why", "k1"), _cancel(), _cancel("other", "k2"), _cancel("why", "k1"))
+    assert told[1] == Accepted(seq=2, status="cancelling", attempt=0, repeat=False, cancel=("recorded", 2, "why"))
+    assert told[2:] == [again, again, again]
+    assert _asked(_cancel("why", "k1"), _cancel("other", "k1"))[1] == Refused(code="key_reused")
+
+
 def test_a_cancel_of_an_ended_task_is_too_late() -> None:
     """Nothing changes, and the answer says so, however often it is asked; also after an earlier one was refused."""
     late = Accepted(seq=1, status="completed", attempt=0, repeat=True, cancel=("too_late", 1, None))
