@@ -21,6 +21,7 @@ from scripts.stage.lines import readable
 from scripts.stage.supervisor import Plan, Stage
 
 WAIT_MS = 30_000
+AWAY = ("net::ERR_CONNECTION_REFUSED", "net::ERR_INTERNET_DISCONNECTED")
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -43,8 +44,8 @@ class Visitor:
     complaints: list[str] = field(default_factory=list)
 
     def hear(self, message: ConsoleMessage) -> None:
-        """Keep errors and warnings. A refused connection is the browser's own note while the gateway is away."""
-        if message.type in {"error", "warning"} and "net::ERR_CONNECTION_REFUSED" not in message.text:
+        """Keep errors and warnings. What a browser notes by itself while the gateway is away is none."""
+        if message.type in {"error", "warning"} and not any(note in message.text for note in AWAY):
             self.complaints.append(f"{message.type}: {message.text}")
 
     async def seqs(self) -> list[int]:

@@ -16,6 +16,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 expect.set_options(timeout=WAIT_MS)
 
+OFFLINE_MS = 5_000
+
 
 async def start(page: Page) -> str:
     """Press Start; the id of the task that the page follows then."""
@@ -131,6 +133,21 @@ async def test_a_reload_in_the_middle_carries_on_where_it_was(visitor: Visitor) 
     seqs = await visitor.seqs()
     assert seqs == list(range(1, len(seqs) + 1))
     await expect(page.locator('#rows li[data-kind="snapshot"]')).to_have_count(0)
+
+
+async def test_offline_is_told_in_seconds_and_mended_by_itself(visitor: Visitor) -> None:
+    """The browser loses its network without a word from the gateway: no "Live" stands for long."""
+    page = visitor.page
+    await start(page)
+    await visitor.seq_arrives(6)
+    await page.context.set_offline(True)
+    await expect(page.locator("#connection")).to_have_text("Reconnecting", timeout=OFFLINE_MS)
+    await page.context.set_offline(False)
+    await expect(page.locator("#connection")).to_have_text("Live")
+    await expect(page.locator("#notice")).to_contain_text("Connection was away for")
+    await cancel(page)
+    seqs = await visitor.seqs()
+    assert seqs == list(range(1, len(seqs) + 1))
 
 
 async def test_the_address_alone_is_enough_to_see_a_job_that_has_ended(visitor: Visitor) -> None:

@@ -124,6 +124,19 @@ async def test_silence_is_probed_and_then_given_up_on_absolute_time(play: Player
     assert told(given_up, "state")[0]["state"] == "reconnecting"
 
 
+async def test_silence_is_believed_sooner_while_the_browser_is_offline(play: Player) -> None:
+    """Asked after 1 s, given up 2 s later; a connection that answers stays. "Away" counts from the last frame."""
+    offline = {"kind": "tick", "offline": True}
+    assert await play(*FOLLOWING, (1_000, offline)) == []
+    probing = [*FOLLOWING, (1_004, offline)]
+    assert sent(await play(*probing)) == [{"type": "ping"}]
+    assert await play(*probing, (1_100, frame(type="pong")), (2_000, offline)) == []
+    given_up = [*probing, (3_004, offline)]
+    assert told(await play(*given_up), "state")[0]["state"] == "reconnecting"
+    back: list[Happening] = [(9_000, {"kind": "nudge"}), (9_001, {"kind": "opened"}), (9_002, GREETED[-1][1])]
+    assert told(await play(*given_up, *back, (9_003, subscribed(0))), "recovered")[0]["awayMs"] == 9_000
+
+
 async def test_bye_decides_whether_and_when_to_return(play: Player) -> None:
     """`retry` false ends it in the server's words; otherwise `retry_after_ms` is kept to."""
     no = await play(*FOLLOWING, (4, frame(type="bye", code=4501, retry=False, message="Send a valid token.")))

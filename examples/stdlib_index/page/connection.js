@@ -20,7 +20,9 @@ export class Connection {
     for (const [target, name] of [[document, "visibilitychange"], [window, "online"], [window, "pageshow"]]) {
       target.addEventListener(name, nudge, { signal: this.leaving.signal });
     }
-    this.timer = setInterval(() => this.happened({ kind: "tick" }), TICK_MS);
+    const tick = () => this.happened({ kind: "tick", offline: !navigator.onLine });
+    window.addEventListener("offline", tick, { signal: this.leaving.signal });
+    this.timer = setInterval(tick, TICK_MS);
     this.happened({ kind: "start" });
   }
 

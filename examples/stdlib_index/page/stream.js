@@ -11,6 +11,8 @@ export const LIMITS = Object.freeze({
   connectMs: 10_000,
   answerMs: 5_000,
   probeMs: 5_000,
+  offlineSilenceMs: 1_000, // while the browser says that it is offline, silence is believed sooner
+  offlineProbeMs: 2_000,
   backoffFirstMs: 400,
   backoffMostMs: 5_000,
   appearMs: 60_000,
@@ -118,12 +120,14 @@ export class Stream {
     return this.phase === "following" ? [this.#cancelMessage()] : [];
   }
 
-  on_tick(_, now) {
+  /** `offline` is what the browser says; it may be wrong about this one connection, so the connection is asked. */
+  on_tick({ offline = false }, now) {
     if (this.phase === "away") return now >= this.returnAt ? this.#connect(now, "reconnecting") : [];
     if (this.deadlineAt !== null && now >= this.deadlineAt) return this.#overdue(now);
     if (this.phase !== "joining" && this.phase !== "following") return [];
-    if (this.probedAt !== null) return now - this.probedAt >= LIMITS.probeMs ? this.#abandon(now) : [];
-    if (now - this.heardAt > this.pingMs * 1.5) return this.#probe(now);
+    const [silenceMs, probeMs] = offline ? [LIMITS.offlineSilenceMs, LIMITS.offlineProbeMs] : [this.pingMs * 1.5, LIMITS.probeMs];
+    if (this.probedAt !== null) return now - this.probedAt >= probeMs ? this.#abandon(now) : [];
+    if (now - this.heardAt > silenceMs) return this.#probe(now);
     return this.#askAgain(now);
   }
 
@@ -232,8 +236,9 @@ export class Stream {
     return [{ do: "connect" }, tell("state", { state, failures: this.failures })];
   }
 
-  /** The connection says nothing any more: treat it as broken without waiting for its close event. */
+  /** The connection says nothing any more: treat it as broken since its last word, without waiting for its close event. */
   #abandon(now) {
+    this.lostAt ??= this.heardAt || now; // 0: the first connection never opened
     return [{ do: "close" }, ...this.on_closed({ code: 1006 }, now)];
   }
 
