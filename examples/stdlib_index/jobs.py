@@ -24,8 +24,17 @@ CONFIRM_SECONDS = 5.0
 """A page waits so long for the ledger's word that the task exists; after that it watches for it to appear."""
 PATIENCE_SECONDS = 600.0
 """A job that cannot be written down waits so long for the gateway; the work itself needs none of it."""
+STOP_SECONDS = 2.0
+"""When this process is stopped, its jobs have so long to say so to the gateway."""
 
 _log = logging.getLogger("stdlib_index")
+
+
+class Stopped(Exception):
+    """This process is being stopped; the job is given up and ends as failed."""
+
+    def __init__(self) -> None:
+        super().__init__("The demo was stopped before the job ended.")
 
 
 class Full(Exception):
@@ -59,6 +68,7 @@ class Jobs:
         self._plan = plan
         self._places = asyncio.Semaphore(plan.at_once)
         self._runs: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
 
     async def start(self, folder: Path) -> Started:
         """Make a task and begin it. Raises Full; LedgerwireError when the gateway refuses the task."""
@@ -78,8 +88,12 @@ class Jobs:
         return Started(task_id=task_id, confirmed=bool(confirmed))
 
     async def close(self) -> None:
-        """Stop everything. Unfinished tasks stay in the ledger as they are."""
+        """Stop everything: unfinished jobs end as failed, those that wait too. What cannot be reported in
+        time stays in the ledger as it is."""
+        self._stopping.set()
         runs = list(self._runs)
+        if runs:
+            await asyncio.wait(runs, timeout=STOP_SECONDS)
         for run in runs:
             run.cancel()
         await asyncio.gather(*runs, return_exceptions=True)
@@ -89,15 +103,16 @@ class Jobs:
             await creation
             hold = self._worker.task(task_id, kind=KIND, owner=OWNER, timeout_seconds=PATIENCE_SECONDS)
             async with self._place(task_id), hold as task:
-                task.raise_if_cancelled()
+                self._raise_if_over(task)
                 await self._index(task, folder)
-        except (ledgerwire.LedgerwireError, Crashed) as error:
+        except (ledgerwire.LedgerwireError, Crashed, Stopped) as error:
             _log.warning("job %s: %s", task_id, error)
 
     async def _index(self, task: ledgerwire.Task, folder: Path) -> None:
-        """Run the indexer and report what it says. Raises CancelRequested, Crashed, what reporting raises."""
+        """Run the indexer and report what it says. Raises CancelRequested, Stopped, Crashed, what reporting
+        raises."""
         async with indexing(folder, packages=self._plan.packages, pace=self._plan.pace) as indexer:
-            stopper = asyncio.create_task(indexer.kill_when(task.cancel_event))
+            stoppers = [asyncio.create_task(indexer.kill_when(it)) for it in (task.cancel_event, self._stopping)]
             try:
                 async for line in indexer.lines():
                     match line:
@@ -116,26 +131,36 @@ class Jobs:
                             await task.fail(error)
                             return
             finally:
-                stopper.cancel()
-            task.raise_if_cancelled()
+                for stopper in stoppers:
+                    stopper.cancel()
+            self._raise_if_over(task)
             raise Crashed(await indexer.last_words())
+
+    def _raise_if_over(self, task: ledgerwire.Task) -> None:
+        task.raise_if_cancelled()
+        if self._stopping.is_set():
+            raise Stopped
 
     @contextlib.asynccontextmanager
     async def _place(self, task_id: str) -> AsyncIterator[None]:
-        """Hold one of the places; or none when the job is cancelled while it waits: then it does no work."""
+        """Hold one of the places; or none when the job is cancelled or stopped while it waits: then it does no
+        work."""
         if not self._places.locked():
             async with self._places:
                 yield
             return
         turn = asyncio.create_task(self._places.acquire())
         begun = asyncio.create_task(self._until_not_pending(task_id))
+        stopping = asyncio.create_task(self._stopping.wait())
         try:
-            await asyncio.wait({turn, begun}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({turn, begun, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if begun.done() and begun.exception() is not None:
-                await turn  # nobody can be asked whether it is cancelled: wait for the place
+                # Nobody can be asked whether it is cancelled: wait for the place.
+                await asyncio.wait({turn, stopping}, return_when=asyncio.FIRST_COMPLETED)
             yield
         finally:
             begun.cancel()
+            stopping.cancel()
             if not turn.cancel():
                 self._places.release()
 

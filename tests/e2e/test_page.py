@@ -109,6 +109,24 @@ async def test_a_job_that_waits_says_so_and_can_be_cancelled_while_it_waits(visi
     await cancel(page)
 
 
+async def test_a_job_without_a_sign_of_life_leaves_room_for_another(visitor: Visitor, stage: Stage) -> None:
+    """Its worker is gone for good: after half a minute the page says since when, and offers a new start."""
+    page = visitor.page
+    task = {"status": "running", "progress": 17, "stage": "parse"}
+    async with aiohttp.ClientSession(raise_for_status=True) as session:
+        await session.post(f"{stage.plan.http_url}/v1/tasks/orphan-1/transitions", json=task)
+    await page.clock.install()
+    await page.goto(f"{stage.plan.page_url}#task=orphan-1")
+    await page.reload()
+    await expect(page.locator("#status")).to_have_text("Running")
+    await expect(page.locator("#start")).to_be_hidden()
+    await page.clock.fast_forward(31_000)
+    await expect(page.locator("#message")).to_contain_text("No sign of life since")
+    await page.locator("#start").get_by_text("Start another").click()
+    await expect(page.locator("#task-id")).to_have_text(re.compile("^index-"))
+    await cancel(page)
+
+
 async def test_a_folder_that_is_not_there_fails_with_a_sentence_that_names_it(visitor: Visitor) -> None:
     """A failure is shown as one, in words, and the page is ready for another job."""
     page = visitor.page

@@ -1,13 +1,14 @@
 // Wires the page together: buttons, the job on the server, the stream that follows it, and what survives a reload.
 
 import { Connection } from "./connection.js";
-import { learn, newJob, over } from "./job.js";
+import { learn, newJob, over, silentSince } from "./job.js";
 import * as memory from "./memory.js";
 import { Stream } from "./stream.js";
 import * as view from "./view.js";
 import { CONNECTION, RESTORED, UNKNOWN, recovery } from "./words.js";
 
 const SAVE_EVERY_MS = 250;
+const LOOK_EVERY_MS = 1_000; // whether a job has been silent for too long
 const $ = (id) => document.getElementById(id);
 
 let settings = null; // {gateway, python}
@@ -70,14 +71,16 @@ function draw({ settling = false } = {}) {
   following.drawing = false;
   const asked = stream.cancelReason !== undefined;
   view.showConnection(state);
-  view.showJob(job, { cursor: stream.cursor, state: state.state, asked, settling });
+  const silentAt = state.state === "live" ? silentSince(job, Date.now()) : null; // else it is the page that hears nothing
+  view.showJob(job, { cursor: stream.cursor, state: state.state, asked, silentAt, settling });
   const running = !over(job) && state.state !== "refused";
   const cancelling = asked || job.status === "cancelling";
   $("cancel").hidden = !running;
   $("cancel").disabled = cancelling;
   $("cancel").textContent = cancelling ? "Cancelling …" : "Cancel";
-  $("start").hidden = $("start-missing").hidden = running;
-  $("start").textContent = "Start the index again";
+  $("start").hidden = running && !silentAt;
+  $("start").textContent = running ? "Start another" : "Start the index again";
+  $("start-missing").hidden = running;
   $("last").hidden = true;
 }
 
@@ -144,6 +147,7 @@ async function begin() {
   window.addEventListener("hashchange", followAddress);
   window.addEventListener("pagehide", save);
   setInterval(save, SAVE_EVERY_MS);
+  setInterval(() => following && drawSoon(), LOOK_EVERY_MS);
   followAddress();
 }
 

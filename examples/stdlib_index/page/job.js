@@ -23,6 +23,7 @@ export function newJob(taskId) {
     cancels: {}, // cancel stage → {seq, at}
     startedAt: null,
     updatedAt: null,
+    beatAt: null, // comes with a snapshot only
     rows: [], // {kind: "transition" | "snapshot" | "jumped" | "gap" | "recovered", …}
     repeats: 0,
     gaps: 0,
@@ -59,6 +60,7 @@ const LEARNINGS = {
     for (const name of [...SMALL, ...LARGE]) job[name] = task[name];
     job.seq = task.seq;
     job.updatedAt = task.updated_at;
+    job.beatAt = task.beat_at;
     job.startedAt = task.created_at;
     if (task.cancel) job.cancels[task.cancel.stage] = { seq: task.cancel.seq, at: task.updated_at };
     job.rows.push({ kind: "snapshot", seq: task.seq, status: task.status });
@@ -85,6 +87,14 @@ const LEARNINGS = {
     job.unknown = true;
   },
 };
+
+const SILENT_MS = 30_000;
+
+/** Since when nothing has been heard of a job that should be at work; null: it was heard of lately, or is over. */
+export function silentSince(job, now) {
+  const at = [job.updatedAt, job.beatAt].filter(Boolean).sort().at(-1);
+  return at && !over(job) && now - Date.parse(at) > SILENT_MS ? at : null;
+}
 
 export const over = (job) => job.unknown || ended(job.status);
 

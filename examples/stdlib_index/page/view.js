@@ -4,7 +4,7 @@
 
 import { CANCEL_PATH, audit, over } from "./job.js";
 import { Rows, element } from "./rows.js";
-import { CANCEL, CANCEL_STAGE, CONNECTION, ENDING, HINT, STATUS, clock, continuity, count, duration, failure, plural } from "./words.js";
+import { CANCEL, CANCEL_STAGE, CONNECTION, ENDING, HINT, STATUS, clock, continuity, count, duration, failure, plural, silence } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const rows = new Rows($("rows"));
@@ -41,15 +41,15 @@ export function showConnection({ state, sentence = null }) {
 
 const isStale = (state) => ["reconnecting", "degraded", "refused"].includes(state);
 
-/** `state` is the connection's; `asked` is true from the press of Cancel until the ledger has it. */
-export function showJob(job, { cursor, state, asked, settling = false }) {
+/** `silentAt` is null for a job that was heard of lately; `state` is the connection's; `asked` is true from the press of Cancel until the ledger has it. */
+export function showJob(job, { cursor, state, asked, silentAt, settling = false }) {
   const stale = isStale(state);
   const percent = Math.floor(job.progress ?? 0);
   document.body.dataset.status = job.status ?? "none";
   setText("status", job.unknown ? "Unknown task" : STATUS[job.status ?? "none"]);
   setText("percent", percent);
   setText("stage", over(job) ? "" : (job.stage ?? ""));
-  setText("message", messageOf(job, stale));
+  setText("message", silentAt ? silence(job, silentAt) : messageOf(job, stale));
   setText("task-id", job.taskId);
   $("task").hidden = false;
   $("bar").setAttribute("aria-valuenow", percent);

@@ -44,6 +44,12 @@ export const STATUS = {
   lost: "Lost",
 };
 
+/** A job that should be at work and says nothing; one that waits for its turn has nothing to say. */
+export function silence({ status }, at) {
+  if (status === "pending") return `It has waited since ${clock(at)}.`;
+  return `No sign of life since ${clock(at)}; its worker may be gone. You can start another job.`;
+}
+
 // What stands under the bar once the job has ended.
 export const ENDING = {
   completed: "Everything was read.",
