@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
@@ -23,11 +24,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "clients" / "python" / "src"))
 
-from scripts.stage.lines import painted, readable
+from examples.stdlib_index.indexer import PACES
+from ledger.embedded.folder import choose_folder
+from scripts.stage.lines import is_refusal, painted, readable, refusal_shortened
 from scripts.stage.rehearsal import rehearse
 from scripts.stage.supervisor import Plan, Stage, StageError
 
 ONCE_SECONDS = 120
+SAID_COLUMNS = 88
 
 # What every Python has of its standard library: enough to be interrupted half-way, little enough for a machine
 # with two busy cores.
@@ -40,9 +44,11 @@ BANNER = """
     page      {page}
     gateway   {gateway}
     health    {health}
+    data      {data}
 
   Start a job on the page, and then break it:   kill -9 {pid}
   That is the gateway; it is started again at once, and the page carries on. Ctrl-C stops everything.
+  {afresh}
 """
 
 
@@ -52,9 +58,9 @@ def main() -> int:
     try:
         return asyncio.run(until_signal(once() if options.once else serve(options)))
     except StageError as error:
-        print(f"demo: {error}", file=sys.stderr)
+        print(readable("demo", str(error), colour=False), file=sys.stderr)
     except TimeoutError:
-        print(f"demo: not done within {ONCE_SECONDS} s", file=sys.stderr)
+        print(readable("demo", f"not done within {ONCE_SECONDS} s", colour=False), file=sys.stderr)
     return 1
 
 
@@ -67,7 +73,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8080, help="of the gateway (default %(default)s)")
     parser.add_argument("--page-port", type=int, default=8000, help="of the page (default %(default)s)")
     parser.add_argument("--data-dir", type=Path, help="where the gateway's own PostgreSQL keeps its data")
-    parser.add_argument("--pace", help="how deeply the job reads: auto, quick, steady or thorough")
+    parser.add_argument("--pace", choices=PACES, help="how deeply the job reads")
     return parser.parse_args()
 
 
@@ -104,7 +110,7 @@ async def once() -> int:
     """Play one job with the gateway killed half-way; 0 when the stream and the ledger agree."""
     began = time.monotonic()
     hear = printer()
-    logging.basicConfig(level=logging.WARNING, format="watcher │ %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[Listener(hear)])
     job_options = (f"--packages={ONCE_PACKAGES}", f"--pace={ONCE_PACE}")
     port, page_port = free_ports(2)
     with ExitStack() as stack:
@@ -131,24 +137,56 @@ async def once() -> int:
 def banner(stage: Stage) -> str:
     """What a person needs to know, and what to try."""
     plan = stage.plan
+    data, afresh = whereabouts(plan)
     return BANNER.format(
         title=painted("Ledgerwire is running.", "1", colour=sys.stdout.isatty()),
         page=plan.page_url,
         gateway=plan.gateway_url,
         health=f"{plan.http_url}/health/ready",
+        data=data,
+        afresh=afresh,
         pid=stage.gateway_pid,
     )
 
 
+def whereabouts(plan: Plan) -> tuple[str, str]:
+    """Where the ledger's data is kept, and how to begin without it."""
+    if os.environ.get("DATABASE_URL"):
+        return "the database that DATABASE_URL names", "To begin afresh, let DATABASE_URL name an empty database."
+    folder = plan.data_dir or choose_folder(os.environ)[0]
+    return str(folder), "To begin afresh, stop it and remove the data folder, or name another one: --data-dir FOLDER."
+
+
 def say(sentence: str) -> None:
     """A line of the demo itself, to standard output; the children's go to standard error."""
-    print(f"demo: {sentence}", flush=True)
+    for line in textwrap.wrap(sentence, SAID_COLUMNS):
+        print(readable("demo", line, colour=False), flush=True)
 
 
 def printer() -> Callable[[str, str], None]:
-    """Prints what the children say."""
+    """Prints what the children say, and "connection refused" once for each outage."""
     colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    return lambda name, line: print(readable(name, line, colour=colour), file=sys.stderr, flush=True)
+    newest: dict[str, str] = {}
+
+    def hear(name: str, line: str) -> None:
+        line = refusal_shortened(line)
+        if not (is_refusal(line) and newest.get(name) == line):
+            print(readable(name, line, colour=colour), file=sys.stderr, flush=True)
+        newest[name] = line
+
+    return hear
+
+
+class Listener(logging.Handler):
+    """Gives what this process logs to whoever hears the children."""
+
+    def __init__(self, hear: Callable[[str, str], None]) -> None:
+        super().__init__()
+        self._hear = hear
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line, under the name of the only one here who logs."""
+        self._hear("watcher", self.format(record))
 
 
 def check_port(port: int, option: str) -> None:

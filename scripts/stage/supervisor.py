@@ -155,7 +155,8 @@ class Stage:
             self._gateway = await self._start_gateway()
             self.away_seconds = time.monotonic() - died
             self._back.set()
-            self._hear("demo", f"the gateway is back after {self.away_seconds:.1f} s as pid {self._gateway.pid}")
+            again = f"once more:   kill -9 {self._gateway.pid}"
+            self._hear("demo", f"the gateway is back after {self.away_seconds:.1f} s; {again}")
 
     async def _start_gateway(self) -> Child:
         gateway = await self._start("gateway", self.plan.gateway_arguments())
