@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+import structlog
 import uvloop
 from msgspec.structs import replace
 
@@ -26,6 +27,8 @@ from ledger.embedded import EmbeddedPostgres
 from ledger.errors import LedgerError
 from ledger.migrate import migrate, pending
 from ledger.settings import LedgerSettings
+
+log = structlog.get_logger(__name__)
 
 EX_UNAVAILABLE: Final = 69
 EX_CONFIG: Final = 78
@@ -46,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LedgerError as error:
         print(f"ledgerwire: {error.sentence}", file=sys.stderr)  # noqa: T201 - for a person
         return EX_CONFIG if error.code in {"settings", "migration"} else EX_UNAVAILABLE
-    except runtime.CannotListen as error:
+    except runtime.CannotServe as error:
         print(f"ledgerwire: {error}", file=sys.stderr)  # noqa: T201 - for a person
         return EX_UNAVAILABLE
     except KeyboardInterrupt:
@@ -105,13 +108,16 @@ def _serve(options: argparse.Namespace) -> int:
     if options.data_dir is not None:
         settings = replace(settings, ledger=replace(settings.ledger, data_dir=options.data_dir))
     configure_logging(settings.log_level)
+    for name in GatewaySettings.unknown_variables(os.environ):
+        log.warning("unknown_variable", name=name)
+    runtime.authenticator(settings)  # what can be wrong with it is better said before a database is started
     with ExitStack() as stack:
-        dsn = settings.ledger.database_url
+        dsn, database_runs = settings.ledger.database_url, lambda: True
         if dsn is None:
             # On the main thread, before the loop: the server is to die with this process (see ledger/embedded).
             own = stack.enter_context(EmbeddedPostgres.start(settings.ledger.data_dir))
-            dsn = own.dsn
-        uvloop.run(runtime.serve(settings, dsn))
+            dsn, database_runs = own.dsn, lambda: own.running
+        uvloop.run(runtime.serve(settings, dsn, database_runs=database_runs))
     return 0
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from itertools import takewhile
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -53,7 +54,7 @@ class TokenFile:
 
     @classmethod
     def read(cls, path: Path) -> TokenFile:
-        """Read `tenant subject token` lines; `#` begins a comment. Raises `SettingsError`, never showing a token."""
+        """Read `tenant subject token` lines and `#` comments. Raises `SettingsError`, never showing a token."""
         try:
             if path.stat().st_mode & 0o007:
                 raise SettingsError(f"The token file {path} can be read by everybody; run: chmod 600 {path}")
@@ -64,7 +65,7 @@ class TokenFile:
             raise SettingsError(f"The token file {path} is not UTF-8 text.") from None  # the error holds the file
         principals: dict[bytes, Principal] = {}
         for number, line in enumerate(lines, 1):
-            words = line.split("#", 1)[0].split()
+            words = list(takewhile(lambda word: not word.startswith("#"), line.split()))
             if not words:
                 continue
             if len(words) != 3 or not all(_NAME.fullmatch(name) for name in words[:2]):

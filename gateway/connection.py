@@ -14,10 +14,8 @@ from datetime import UTC, datetime
 from typing import Final, Protocol
 
 import structlog
-from msgspec import Struct
 
-from gateway.auth import Authenticator, Principal
-from gateway.hub import Hub
+from gateway.auth import Principal
 from gateway.outbox import Outbox, OutboxFull
 from gateway.protocol.effects import (
     Authenticate,
@@ -32,20 +30,20 @@ from gateway.protocol.effects import (
     Unwatch,
     Watch,
 )
-from gateway.protocol.errors import INTERNAL, TOO_SLOW, Bye, ProtocolError
+from gateway.protocol.errors import INTERNAL, TOO_SLOW, Bye, ProtocolError, as_protocol_error
 from gateway.protocol.messages import Cursor
 from gateway.protocol.session import Session
 from gateway.replay import answer
+from gateway.services import Services
 from ledger.errors import LedgerError
-from ledger.leases import Beats as BeatWriter
 from ledger.model import Receipt, Rejection
-from ledger.reader import Reader
-from ledger.writer import Writer
 
 log = structlog.get_logger(__name__)
 
 IN_FLIGHT: Final = 5_000
 """Requests of one connection that may wait for their commit; then it is not read from until some are answered."""
+UNSENT: Final = 1_000
+"""Frames that may wait to be sent before no more is read from the peer."""
 BYTES_PER_WRITE: Final = 32 * 1024
 """Frames handed to the transport at once; a peer that does not take so much in the time to be dead is cut."""
 CLOSE_SECONDS: Final = 1.0
@@ -67,18 +65,6 @@ class Transport(Protocol):
 
     def abort(self) -> None:
         """Cut the line at once."""
-
-
-class Services(Struct, frozen=True, kw_only=True):
-    """What a connection works with; one for all connections of a node."""
-
-    hub: Hub
-    writer: Writer
-    reader: Reader
-    beats: BeatWriter
-    authenticator: Authenticator
-    epoch: str
-    ping_interval_seconds: float
 
 
 class Connection:
@@ -103,6 +89,7 @@ class Connection:
         self._room = asyncio.Event()
         self._room.set()
         self._in_flight = 0
+        self._paused = False
         self._sending_since: float | None = None
         self._bye: Bye | None = None
         self._read_task: asyncio.Task[None] | None = None
@@ -124,6 +111,7 @@ class Connection:
     async def receive(self, frame: str) -> None:
         """A frame from the peer. Returns when the next one may come."""
         await self.perform(self.session.receive(frame, time.monotonic()))
+        await asyncio.sleep(0)  # a peer whose frames are all here already must not keep the others from their turn
         await self._room.wait()
 
     async def perform(self, effects: Iterable[Effect]) -> None:
@@ -150,6 +138,11 @@ class Connection:
         """Whether goodbye has been said."""
         return self._bye is not None
 
+    def pause(self) -> None:
+        """Take no more frames from the peer; what it has asked is still answered."""
+        self._paused = True
+        self._note_room()
+
     def end(self, bye: Bye) -> None:
         """Say goodbye and close."""
         self._do(self.session.end(bye))
@@ -167,6 +160,8 @@ class Connection:
     # Effects
 
     def _perform(self, effects: Sequence[Effect]) -> None:
+        if self.ended.is_set():
+            return
         cut: set[Slot] = set()  # what these effects still hold of such a subscription lies behind the cut
         for effect in effects:
             match effect:
@@ -178,11 +173,7 @@ class Connection:
                         self.session.rewind(slot, seq)
                     cut.update(lost)
                 case Send():
-                    try:
-                        self._outbox.put(effect.frame)
-                    except OutboxFull:
-                        self._cut()
-                        return
+                    self._put(effect.frame)
                 case Submit():
                     self._submit(effect)
                 case Watch():
@@ -196,6 +187,12 @@ class Connection:
                 case Authenticate():  # pragma: no cover - `perform` takes these
                     raise AssertionError("a question of identity outside a client's message")
 
+    def _put(self, frame: bytes) -> None:
+        try:
+            self._outbox.put(frame)
+        except OutboxFull:
+            self._cut()
+
     def _do(self, effects: Sequence[Effect]) -> None:
         self._perform(effects)
         self._settle_down()
@@ -204,13 +201,25 @@ class Connection:
         """After effects: wake the sender, or read on."""
         if self._outbox or self._bye is not None:
             self._wake.set()
+        self._note_room()
         self._begin_read()
+
+    def _note_room(self) -> None:
+        """Whether the next frame may come: the peer's requests and their answers are bounded."""
+        if self.ended.is_set():
+            return
+        if self._in_flight < IN_FLIGHT and len(self._outbox) < UNSENT and not self._paused:
+            self._room.set()
+        else:
+            self._room.clear()
 
     def _cut(self) -> None:
         """The peer takes nothing of what is sent: there is no point in another frame."""
-        log.info("peer_cut", session=self.id, reason=TOO_SLOW.reason)
-        self._bye = TOO_SLOW
-        self._transport.abort()
+        self.session.end(TOO_SLOW)  # what it says is lost with the line
+        if self._bye is not TOO_SLOW:
+            self._bye = TOO_SLOW
+            log.info("peer_cut", session=self.id, reason=TOO_SLOW.reason)
+            self._transport.abort()
 
     async def _authenticate(self, effect: Authenticate) -> list[Effect]:
         token = effect.token if effect.token is not None else self._token
@@ -238,14 +247,10 @@ class Connection:
             self._perform(self.session.settled(effect.id, as_protocol_error(error)))
             return
         self._in_flight += 1
-        if self._in_flight >= IN_FLIGHT:
-            self._room.clear()
         answer.add_done_callback(lambda done: self._settled(effect.id, done))
 
     def _settled(self, id_: int | str | None, done: asyncio.Future[Receipt | Rejection]) -> None:
         self._in_flight -= 1
-        if self._in_flight < IN_FLIGHT:
-            self._room.set()
         error = done.exception()
         if error is None:
             answer: Receipt | Rejection | ProtocolError = done.result()
@@ -263,6 +268,7 @@ class Connection:
                 self._sending_since = time.monotonic()
                 await self._transport.send(frames)
                 self._sending_since = None
+                self._note_room()
                 if self._transport.one_way:
                     self.session.heard(time.monotonic())
             self._perform(self.session.drained())
@@ -331,18 +337,14 @@ class Connection:
     def _release(self) -> None:
         log.info("session_closed", session=self.id, reason=self._bye.reason if self._bye is not None else "peer_gone")
         self._bye = self._bye or INTERNAL
+        self.session.end(self._bye)  # frames that are here already must not begin anything any more
         if self._timer is not None:
             self._timer.cancel()
         if self._read_task is not None:
             self._read_task.cancel()
-        self._room.set()
         hub = self._services.hub
         hub.leave(self)
         for key in self.session.subscriptions.task_keys():
             hub.unwatch(key, self)
         self.ended.set()
-
-
-def as_protocol_error(error: LedgerError) -> ProtocolError:
-    """A failure of the ledger, in the words of the protocol."""
-    return ProtocolError(error.code, error.sentence, retry_after_ms=error.retry_after_ms)
+        self._room.set()

@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 REREAD_SECONDS: Final = 1.0
 """How late a lost hint may make a watcher; the promise is 2 s, the read itself takes its share."""
 TASKS_PER_READ: Final = 1_000
+STOPPING: Final = "stopping"
+"""A notice for whoever waits on this node, never sent to a client: the node goes."""
 
 
 class Watcher(Protocol):
@@ -38,7 +40,7 @@ class Watcher(Protocol):
         """Transitions of one watched task, in order."""
 
     def notice(self, kind: str) -> None:
-        """The ledger cannot be reached (`degraded`), or can again (`restored`)."""
+        """The ledger cannot be reached (`degraded`), can again (`restored`), or the node goes (`STOPPING`)."""
 
 
 class _Topic:
@@ -146,7 +148,10 @@ class Hub:
                 if loop.time() >= next_reread:
                     next_reread = loop.time() + REREAD_SECONDS
                     await self._compare()
-                await self._fill()
+                while self._behind and loop.time() < next_reread:
+                    await self._fill()
+                if self._behind:
+                    self._wake.set()  # the re-read comes first, then on with these
             except LedgerError as error:
                 self._set_degraded(True, error.reason)
             except Exception:
@@ -158,7 +163,7 @@ class Hub:
     async def _compare(self) -> None:
         """Ask the ledger how far the watched, unfinished tasks have come."""
         keys = [key for key, topic in self._topics.items() if not topic.ended and topic.seq is not None]
-        if not self._everyone and not self._topics:
+        if not self._everyone and not self._topics and not self.degraded:
             return
         for some in _slices(keys or [UUID(int=0)], TASKS_PER_READ):  # with nothing to ask, ask whether it is there
             for key, (seq, _) in (await self._reader.sequences(some)).items():
@@ -166,34 +171,39 @@ class Hub:
         self._set_degraded(False)
 
     async def _fill(self) -> None:
-        """Read and forward what is missing, a page at a time."""
-        while self._behind:
-            keys = list(self._behind)[:TASKS_PER_READ]
-            cursors = []
-            for key in keys:
-                del self._behind[key]
-                topic = self._topics.get(key)
-                if topic is not None and topic.seq is not None and topic.known > topic.seq:
-                    cursors.append((key, topic.seq))
-            if not cursors:
+        """Read and forward a page of what is missing."""
+        cursors = []
+        for key in list(self._behind)[:TASKS_PER_READ]:
+            del self._behind[key]
+            topic = self._topics.get(key)
+            if topic is not None and topic.seq is not None and topic.known > topic.seq:
+                cursors.append((key, topic.seq))
+        if not cursors:
+            return
+        try:
+            page = await self._reader.replay(cursors)
+        except LedgerError:
+            self._behind.update(dict.fromkeys(key for key, _ in cursors))
+            raise
+        for key, group in groupby(page, key=_key_of):
+            topic = self._topics.get(key)
+            if topic is None or topic.seq is None:
                 continue
-            try:
-                page = await self._reader.replay(cursors)
-            except LedgerError:
-                self._behind.update(dict.fromkeys(key for key, _ in cursors))
-                raise
-            for key, group in groupby(page, key=_key_of):
-                topic = self._topics.get(key)
-                if topic is not None:
-                    self._forward(key, topic, list(group))
-            advanced = {transition.key for transition in page}
-            for key, _ in cursors:
-                topic = self._topics.get(key)
-                if topic is not None and topic.seq is not None and topic.known > topic.seq:
-                    if page and (key in advanced or key != cursors[0][0]):
-                        self._behind[key] = None  # the page was full
-                    else:
-                        topic.known = topic.seq  # the ledger has no more: the hint was wrong
+            missing = list(group)
+            if missing[0].seq > topic.seq + 1:
+                # Forward behind the hole: each session sees it, looks itself, and tells its client.
+                log.error("ledger_hole", task_id=missing[0].task_id, after=topic.seq, found=missing[0].seq)
+                topic.seq = missing[0].seq - 1
+            self._forward(key, topic, missing)
+        served = {transition.key for transition in page}
+        for place, (key, _) in enumerate(cursors):
+            topic = self._topics.get(key)
+            if topic is None or topic.seq is None or topic.known <= topic.seq:
+                continue
+            if page and (key in served or place > 0):
+                self._behind[key] = None  # the page was full
+            else:
+                topic.known = topic.seq  # the ledger has no more: the hint was wrong
 
     def _forward(self, key: UUID, topic: _Topic, transitions: Iterable[Transition]) -> None:
         events = []

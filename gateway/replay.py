@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
+from gateway.outbox import BYTES as OUTBOX_BYTES
 from gateway.outbox import FRAMES as OUTBOX_FRAMES
 from gateway.protocol.codec import transition_frame
 from gateway.protocol.effects import Event, Read, Want
@@ -15,18 +16,25 @@ from ledger.reader import Reader
 PAGE: Final = OUTBOX_FRAMES // 2
 """Transitions for one session at once: a page must fit into its outbox beside what comes live."""
 
+SNAPSHOT_BYTES: Final = OUTBOX_BYTES // 2
+"""Payloads of snapshots for one session at once; one is always given."""
+
 
 async def answer(reader: Reader, wants: Sequence[Want]) -> list[Read]:
     """Read for all wants together: one query for snapshots, two for replays.
 
-    A replay page may be full before all have had their turn; those are left out. Raises `Unavailable`.
+    A page may be full before all have had their turn; those are left out. Raises `Unavailable`.
     """
     snapshots = [want.slot[0] for want in wants if want.after is None]
     tasks = {task.key: task for task in await reader.tasks(snapshots)} if snapshots else {}
-    reads = []
+    reads: list[Read] = []
+    size = 0
     for want in wants:
         if want.after is None:
             task = tasks.get(want.slot[0])
+            size += 0 if task is None else sum(len(part or b"") for part in (task.data, task.result, task.error))
+            if reads and size > SNAPSHOT_BYTES:
+                break
             ended = task is not None and task.status in TERMINAL
             reads.append(Read(want=want, head=task.seq if task else None, ended=ended, task=task))
     cursors = [(want.slot[0], want.after) for want in wants if want.after is not None]

@@ -11,7 +11,7 @@ import contextlib
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
@@ -21,11 +21,12 @@ from msgspec.structs import replace
 
 from gateway.auth import Anyone, Authenticator, TokenFile
 from gateway.bus.local import LocalBus
-from gateway.connection import Connection, Services
+from gateway.connection import Connection
 from gateway.http import app as http_app
 from gateway.http.ops import Health
-from gateway.hub import Hub
+from gateway.hub import STOPPING, Hub
 from gateway.protocol.errors import SHUTTING_DOWN
+from gateway.services import Services
 from gateway.settings import GatewaySettings
 from ledger.errors import Unavailable
 from ledger.leases import Beats
@@ -41,18 +42,43 @@ KEEPALIVE_SECONDS = 75.0
 """An idle HTTP connection, and one that dribbles its headers, is closed after this."""
 
 
-class CannotListen(Exception):
-    """The address cannot be listened on; the sentence says what to do."""
+class CannotServe(Exception):
+    """The address cannot be listened on, or the database of its own has ended; the sentence says what to do."""
 
 
-async def serve(settings: GatewaySettings, dsn: str) -> None:
-    """Run until SIGTERM or SIGINT; a second signal ends at once."""
+async def serve(settings: GatewaySettings, dsn: str, *, database_runs: Callable[[], bool]) -> None:
+    """Run until SIGTERM or SIGINT; a second signal ends at once.
+
+    `database_runs` is asked every second: a PostgreSQL of our own that has ended does not come back by itself, so the
+    process ends (`CannotServe`) to be started again as a whole.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, _on_signal, signum, stop)
-    async with running(settings, dsn):
-        await stop.wait()
+    start = asyncio.timeout(None)  # ends the start, which may be waiting for a database, as soon as it is to stop
+
+    def on_signal(signum: signal.Signals) -> None:
+        if stop.is_set():
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
+        stop.set()
+        start.reschedule(loop.time())
+
+    async with AsyncExitStack() as stack:
+        try:
+            async with start:
+                for signum in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(signum, on_signal, signum)
+                await stack.enter_async_context(running(settings, dsn))
+        except TimeoutError:
+            if not stop.is_set():
+                raise
+        while not stop.is_set():
+            if not database_runs():
+                raise CannotServe(
+                    "The PostgreSQL of this gateway has ended; start the gateway again. See its server.log."
+                )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), timeout=1.0)
         log.info("stopping")
 
 
@@ -60,13 +86,14 @@ async def serve(settings: GatewaySettings, dsn: str) -> None:
 async def running(settings: GatewaySettings, dsn: str) -> AsyncIterator[int]:
     """A gateway that serves while the context is open; gives the port it listens on."""
     async with AsyncExitStack() as stack:
+        who = authenticator(settings)
         await _migrate(settings, settings.ledger.direct_database_url or dsn)
         pools = await Pools.open(settings.ledger, dsn)
         stack.push_async_callback(pools.close)
         await _look_at_database(pools)
         reader = Reader(pools.read)
         bus = LocalBus()
-        hub = Hub(reader, bus)
+        hub = Hub(Reader(pools.control), bus)  # clients' reads must not keep it from looking after everybody
         await bus.start(hub.hinted)
         stack.push_async_callback(bus.close)
         writer = _writer(pools, hub, settings.ledger)
@@ -81,11 +108,12 @@ async def running(settings: GatewaySettings, dsn: str) -> AsyncIterator[int]:
             writer=writer,
             reader=reader,
             beats=beats,
-            authenticator=_authenticator(settings),
+            authenticator=who,
             epoch=await reader.epoch(),
             ping_interval_seconds=settings.ping_interval_seconds,
+            max_connections=settings.max_connections,
         )
-        drain = _Drain(hub, settings.drain_seconds)
+        drain = _Drain(hub, writer, settings.drain_seconds)
         health = Health(pools=pools, draining=drain.begun.is_set, version=product_version())
         app = http_app.build(
             services, health, allowed_origins=settings.allowed_origins, loopback_only=settings.loopback_only
@@ -106,31 +134,33 @@ async def running(settings: GatewaySettings, dsn: str) -> AsyncIterator[int]:
 
 
 class _Drain:
-    """Tells the clients that the server goes, spread over a window so that they do not all come back at once."""
+    """Ends the conversations: what was asked is answered first, and the clients come back spread over a window."""
 
-    def __init__(self, hub: Hub, window_seconds: float) -> None:
+    def __init__(self, hub: Hub, writer: Writer, window_seconds: float) -> None:
         self._hub = hub
-        self._window_ms = int(window_seconds * 1000)
+        self._writer = writer
+        self._window_seconds = window_seconds
         self.begun = asyncio.Event()
 
     async def run(self, runner: web.AppRunner) -> None:
         self.begun.set()
         for site in list(runner.sites):
             await site.stop()
-        connections = [watcher for watcher in self._hub.everyone if isinstance(watcher, Connection)]
+        connections = []
+        for watcher in self._hub.everyone:
+            if isinstance(watcher, Connection):
+                watcher.pause()
+                connections.append(watcher)
+            else:
+                watcher.notice(STOPPING)
+        await self._writer.flush(self._window_seconds / 4)
         for connection in connections:
-            connection.end(replace(SHUTTING_DOWN, retry_after_ms=secrets.randbelow(self._window_ms + 1)))
+            retry_after_ms = secrets.randbelow(int(self._window_seconds * 1000) + 1)
+            connection.end(replace(SHUTTING_DOWN, retry_after_ms=retry_after_ms))
         gone = asyncio.gather(*(connection.ended.wait() for connection in connections))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(gone, timeout=self._window_ms / 2000)
+            await asyncio.wait_for(gone, timeout=self._window_seconds / 2)
         log.info("drained", connections=len(connections), left=len(self._hub.everyone))
-
-
-def _on_signal(signum: int, stop: asyncio.Event) -> None:
-    if stop.is_set():
-        signal.signal(signum, signal.SIG_DFL)
-        signal.raise_signal(signum)
-    stop.set()
 
 
 def _writer(pools: Pools, hub: Hub, settings: LedgerSettings) -> Writer:
@@ -144,13 +174,15 @@ def _writer(pools: Pools, hub: Hub, settings: LedgerSettings) -> Writer:
     )
 
 
-def _authenticator(settings: GatewaySettings) -> Authenticator:
+def authenticator(settings: GatewaySettings) -> Authenticator:
+    """Who tells who is connected. Raises `SettingsError` when the token file cannot be used."""
     return Anyone() if settings.token_file is None else TokenFile.read(settings.token_file)
 
 
 async def _migrate(settings: GatewaySettings, dsn: str) -> None:
     """Bring the schema up to date, waiting a while for a database that is not there yet."""
-    deadline = time.monotonic() + settings.database_wait_seconds
+    tell_at = time.monotonic()
+    deadline = tell_at + settings.database_wait_seconds
     while True:
         try:
             applied = await migrate(dsn)
@@ -161,7 +193,9 @@ async def _migrate(settings: GatewaySettings, dsn: str) -> None:
                     " DATABASE_URL name the right place?",
                     reason=error.reason,
                 ) from error
-            log.warning("waiting_for_database", reason=error.reason, detail=error.sentence)
+            if time.monotonic() >= tell_at:
+                log.warning("waiting_for_database", detail=error.sentence)
+                tell_at = time.monotonic() + 10
             await asyncio.sleep(1.0)
         else:
             if applied:
@@ -181,7 +215,7 @@ async def _listen(runner: web.AppRunner, settings: GatewaySettings) -> int:
     try:
         await site.start()
     except OSError as error:
-        raise CannotListen(
+        raise CannotServe(
             f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}). Another program may be using the"
             " port; stop it or choose another one with --port."
         ) from error

@@ -39,6 +39,8 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     """How long a stop may take; what is answered to clients is spread over it."""
     database_wait_seconds: float = 30.0
     """How long to wait at the start for a database that cannot be reached yet."""
+    max_connections: int = 20_000
+    """WebSockets, event streams and long polls of this process; the next one is told `overloaded` or `busy`."""
     log_level: str = "info"
 
     def __post_init__(self) -> None:
@@ -48,6 +50,8 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
             raise SettingsError(f"The log level is {self.log_level!r}; it may be {', '.join(LOG_LEVELS)}.")
         if not 1 <= self.ping_interval_seconds <= 300:
             raise SettingsError(f"The ping interval is {self.ping_interval_seconds:g} s; it must be 1 to 300.")
+        if not 1 <= self.max_connections <= 1_000_000:
+            raise SettingsError(f"The bound on connections is {self.max_connections}; it must be 1 to 1000000.")
         for what, seconds in (("drain time", self.drain_seconds), ("database wait", self.database_wait_seconds)):
             if not 0 <= seconds <= LONGEST_WAIT_SECONDS:
                 raise SettingsError(f"The {what} is {seconds:g} s; it must be 0 to {LONGEST_WAIT_SECONDS}.")
@@ -64,6 +68,13 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     def loopback_only(self) -> bool:
         """Whether there is no authentication."""
         return self.token_file is None
+
+    @staticmethod
+    def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+        """Names that begin like ours and mean nothing: slips that would go unnoticed."""
+        fields = (*_READERS, *LedgerSettings.__struct_fields__)
+        known = _ELSEWHERE | {f"LEDGERWIRE_{name.upper()}" for name in fields}
+        return sorted(name for name in environment if name.startswith("LEDGERWIRE_") and name not in known)
 
     @classmethod
     def compose(cls, environment: Mapping[str, str], **given: object) -> GatewaySettings:
@@ -92,8 +103,10 @@ _READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "ping_interval_seconds": float,
     "drain_seconds": float,
     "database_wait_seconds": float,
+    "max_connections": int,
     "log_level": str,
 }
+_ELSEWHERE: Final = frozenset({"LEDGERWIRE_POSTGRES_BIN", "LEDGERWIRE_TEST_SEED"})
 
 
 def is_loopback(host: str) -> bool:

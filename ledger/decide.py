@@ -32,6 +32,9 @@ from ledger.model import (
     Step,
 )
 
+ATTEMPTS_AHEAD: Final = 1_000
+"""How far a worker may count ahead: a slip of the pen must not use up the numbers for everybody after it."""
+
 
 def decide(state: State | None, request: Request, prior: Prior | None) -> Change | Receipt | Rejection:
     """Decide one request against the newest state of its task (None: nobody has heard of it).
@@ -136,6 +139,12 @@ def _check_report(before: State, report: Report) -> Rejection | None:
             message=f"Attempt {report.attempt} of task {report.task_id} was replaced by attempt {before.attempt};"
             " stop working on it.",
         )
+    if isinstance(report.attempt, int) and report.attempt > before.attempt + ATTEMPTS_AHEAD:
+        return Rejection(
+            code="bad_request",
+            message=f"Attempt {report.attempt} of task {report.task_id} is too far ahead of attempt {before.attempt};"
+            ' send `"attempt":"new"` to open the next one.',
+        )
     if before.status in TERMINAL:
         return Rejection(
             code="task_ended",
@@ -174,7 +183,11 @@ def _decide_create(state: State | None, create: Create) -> Change | Receipt | Re
             " choose another task_id.",
         )
     if before.status in TERMINAL:
-        return _repeat_of(before)  # it was reported to its end before this create arrived
+        return Rejection(
+            code="task_ended",
+            message=f"Task {create.task_id} was reported to its end ({before.status}) before it was created; nothing of"
+            " this create is kept. Create a task before its worker begins.",
+        )
     status, cancel, stage = before.status, before.cancel, None
     if cancel is not None and status is Status.CANCELLING and before.seq == 1:
         # A tombstone: nobody has begun the task, and now nobody will.

@@ -9,6 +9,7 @@ rejection, `Unavailable` (nothing was written) or `OutcomeUnknown` (its answer w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import time
@@ -27,6 +28,7 @@ from ledger.model import TERMINAL, Rejection, Request, State, Transition, task_k
 from ledger.pool import Lane
 from ledger.rows import prior_of, state_of
 from ledger.sql import query
+from ledger.turns import Turns, out_of_turn
 
 log = structlog.get_logger(__name__)
 
@@ -103,15 +105,26 @@ class Writer:
         """
         if self._closing:
             raise Unavailable("This server is shutting down; send the report again.", retry_after_ms=1000)
-        if self.waiting >= self._queue_limit:
-            raise Busy("Too many reports are waiting for the database.", retry_after_ms=BUSY_RETRY_AFTER_MS)
         key = task_key(request.tenant, request.task_id)
+        shard = self._shards[key.int % len(self._shards)]
+        if self.waiting >= self._queue_limit:
+            shard.turns.miss(key, request)
+            raise Busy("Too many reports are waiting for the database.", retry_after_ms=BUSY_RETRY_AFTER_MS)
+        if not shard.turns.may_come(key, request):
+            raise out_of_turn()
         digest = request.digest or UUID(bytes=os.urandom(16))
         pending = _Pending(
             key=key, request=request, digest=digest, deadline=time.monotonic() + self._queue_wait_seconds
         )
-        self._shards[key.int % len(self._shards)].offer(pending)
+        shard.offer(pending)
         return pending.answer
+
+    async def flush(self, timeout_seconds: float) -> None:
+        """Wait until all that is queued has its answer, for at most so long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                await asyncio.gather(*(shard.flush() for shard in self._shards))
+        await asyncio.sleep(0)  # those who wait for the answers have their turn
 
     async def close(self, timeout_seconds: float) -> None:
         """Take no more, commit what is queued for at most so long, and answer the rest with `Unavailable`."""
@@ -132,6 +145,7 @@ class _Shard:
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
         self._failures = 0
+        self.turns = Turns()
 
     @property
     def waiting(self) -> int:
@@ -145,10 +159,13 @@ class _Shard:
         self._idle.clear()
         self._wake.set()
 
+    async def flush(self) -> None:
+        await self._idle.wait()
+
     async def close(self, timeout_seconds: float) -> None:
         try:
             async with asyncio.timeout(timeout_seconds):
-                await self._idle.wait()
+                await self.flush()
         except TimeoutError:
             log.warning("writer_closed_with_reports_waiting", waiting=self.waiting)
         if self._task is not None:
@@ -187,18 +204,30 @@ class _Shard:
             self._heads.clear()
             return
         now = time.monotonic()
-        keep = []
+        keep: list[_Pending] = []
+        late: list[_Pending] = []
         for pending in again:
-            if pending.deadline > now:
-                keep.append(pending)
-            elif self._failures:
+            (keep if pending.deadline > now else late).append(pending)
+        self._queue.extendleft(reversed(keep))
+        while self._failures and self._queue and self._queue[0].deadline <= now:
+            late.append(self._queue.popleft())
+        if late:
+            self._give_up(late)
+
+    def _give_up(self, late: Sequence[_Pending]) -> None:
+        """Answer what has waited too long, and with it what its worker has numbered behind it."""
+        for pending in late:
+            self.turns.miss(pending.key, pending.request)
+            if self._failures or pending.sent_seq:
                 pending.fail(_gone(pending))
             else:
                 pending.fail(Busy("Others write to this task without a pause.", retry_after_ms=BUSY_RETRY_AFTER_MS))
-        self._queue.extendleft(reversed(keep))
-        while self._failures and self._queue and self._queue[0].deadline <= now:
-            pending = self._queue.popleft()
-            pending.fail(_gone(pending))
+        waiting, self._queue = self._queue, deque()
+        for pending in waiting:
+            if self.turns.may_come(pending.key, pending.request):
+                self._queue.append(pending)
+            else:
+                pending.fail(_gone(pending) if pending.sent_seq else out_of_turn())
 
     async def _commit(self, batch: Sequence[_Pending]) -> list[_Pending]:
         """Settle a batch; returns the entries whose task had moved on, in order, to be decided again.
@@ -230,6 +259,10 @@ class _Shard:
                 raise
             except Refused as error:
                 return await self._refused(batch, error)
+            except Unavailable as error:
+                if error.reason != "statement_timeout" or len(batch) == 1:
+                    raise
+                return await self._in_halves(batch)  # it is the batch that takes too long
             applied = {row["key"]: row["at"] for row in rows}
         self._settle(decided, applied)
         return [entry for entry in batch if not entry.answer.done() and entry.key in decided.growth]
@@ -240,6 +273,9 @@ class _Shard:
             log.warning("report_refused_by_database", task_id=batch[0].request.task_id, reason=error.reason)
             batch[0].resolve(Rejection(code="bad_request", message=error.sentence))
             return []
+        return await self._in_halves(batch)
+
+    async def _in_halves(self, batch: Sequence[_Pending]) -> list[_Pending]:
         middle = len(batch) // 2
         again = await self._commit(batch[:middle])
         # A later report must not overtake an earlier one of its task that has to be decided again.

@@ -6,10 +6,10 @@ from collections.abc import Collection
 
 from aiohttp import web
 
-from gateway.connection import Services
 from gateway.http import guard, ops, tasks
 from gateway.http.problems import problems
 from gateway.protocol.codec import FRAME_BYTES
+from gateway.services import Services
 
 
 def build(

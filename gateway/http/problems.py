@@ -9,9 +9,8 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from gateway.connection import as_protocol_error
 from gateway.protocol.codec import FRAME_BYTES, json_bytes
-from gateway.protocol.errors import ERRORS, ProtocolError
+from gateway.protocol.errors import ERRORS, ProtocolError, as_protocol_error
 from ledger.errors import LedgerError
 
 log = structlog.get_logger(__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import re
@@ -13,17 +14,18 @@ from uuid import UUID
 import msgspec
 from aiohttp import hdrs, web
 
-from gateway.connection import Services
 from gateway.http.guard import PRINCIPAL, bearer
 from gateway.protocol import codec, messages
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.requests import cancel_request, create_request, report_request
+from gateway.services import Services
 from gateway.transports import longpoll, sse, websocket
 from ledger.model import TERMINAL, Receipt, Rejection, Request, Status, Task, task_key
 
 SERVICES: Final = web.AppKey("services", Services)
 POLLED_TASKS: Final = 100
 WAIT_SECONDS: Final = 60
+BODY_SECONDS: Final = 10
 PAGE_TASKS: Final = 50
 PAGE_TRANSITIONS: Final = 500
 
@@ -50,7 +52,7 @@ async def create(request: web.Request) -> web.Response:
     if body.get("task_id") is None:
         name = f"{principal.tenant}\x1f{principal.subject}\x1f{key}".encode()
         body["task_id"] = "t-" + (hashlib.sha256(name).hexdigest()[:32] if key else secrets.token_hex(16))
-    message = _convert({**body, "id": 0, "key": key}, messages.Create)
+    message = _convert({**body, "id": 0, "key": key or body.get("key")}, messages.Create)
     receipt = await _submit(request, create_request(principal.tenant, message))
     return _answer(
         codec.receipt_members(receipt),
@@ -89,6 +91,7 @@ async def task(request: web.Request) -> web.Response:
     if wait is None:
         found = await services.reader.task(request[PRINCIPAL].tenant, task_id)
     else:
+        _check_room(services)
         seconds = min(int(wait.group(1)), WAIT_SECONDS)
         found = await longpoll.wait_for(
             services.hub, services.reader, request[PRINCIPAL].tenant, task_id, after=after, seconds=seconds
@@ -139,7 +142,7 @@ async def report(request: web.Request) -> web.Response:
 async def cancel(request: web.Request) -> web.Response:
     """A cancel request."""
     body = await _body(request) if request.can_read_body else {}
-    body = {**body, "id": 0, "task_id": _task_id(request), "key": _idempotency_key(request)}
+    body = {**body, "id": 0, "task_id": _task_id(request), "key": _idempotency_key(request) or body.get("key")}
     message = _convert(body, messages.Cancel)
     receipt = await _submit(request, cancel_request(request[PRINCIPAL].tenant, message))
     return _answer(codec.receipt_members(receipt))
@@ -156,6 +159,7 @@ async def events(request: web.Request) -> web.StreamResponse:
         raise _unknown(task_id)
     if status in TERMINAL and after is not None and (after.epoch, after.seq) == (services.epoch, head):
         return web.Response(status=204)
+    _check_room(services)
     return await sse.serve(request, services, request[PRINCIPAL], task_id, after)
 
 
@@ -188,6 +192,11 @@ async def poll(request: web.Request) -> web.Response:
     return _answer({"epoch": services.epoch, "tasks": polled})
 
 
+def _check_room(services: Services) -> None:
+    if len(services.hub.everyone) >= services.max_connections:
+        raise ProtocolError("busy", "This server has too many connections; try again.", retry_after_ms=5_000)
+
+
 async def _submit(request: web.Request, wish: Request) -> Receipt:
     answer = await request.app[SERVICES].writer.submit(wish)
     if isinstance(answer, Rejection):
@@ -197,7 +206,11 @@ async def _submit(request: web.Request, wish: Request) -> Receipt:
 
 async def _body(request: web.Request) -> dict[str, object]:
     try:
-        body = _json.decode(await request.text())
+        async with asyncio.timeout(BODY_SECONDS):
+            raw = await request.read()
+        body = _json.decode(raw.decode())  # UTF-8, whatever charset the client claims
+    except TimeoutError as error:
+        raise ProtocolError("bad_request", f"The body did not arrive within {BODY_SECONDS} s.") from error
     except (msgspec.DecodeError, RecursionError, UnicodeError, LookupError) as error:
         raise ProtocolError("bad_json", "The body is not valid JSON in UTF-8.") from error
     if not isinstance(body, dict):

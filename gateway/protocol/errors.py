@@ -9,6 +9,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from ledger.errors import LedgerError
+
 
 class ErrorCode(Struct, frozen=True):
     """What a code means to a transport: its HTTP status, and whether the same request may be sent again."""
@@ -63,6 +65,11 @@ class ProtocolError(Exception):
         if self.retry_after_ms is not None:
             body["retry_after_ms"] = self.retry_after_ms
         return body
+
+
+def as_protocol_error(error: LedgerError) -> ProtocolError:
+    """A failure of the ledger, in the words of the protocol."""
+    return ProtocolError(error.code, error.sentence, retry_after_ms=error.retry_after_ms)
 
 
 class Bye(Struct, frozen=True):

@@ -41,6 +41,8 @@ HELLO_SECONDS: Final = 5.0
 """A client that has connected has something to say; a socket without hello is a bound resource."""
 UNREADABLE_FRAMES: Final = 50
 """So many unreadable messages are no slip: the client speaks another protocol."""
+MESSAGES_BEFORE_HELLO: Final = 20
+"""Somebody who has not said who it is gets no more answers than this."""
 DEAD_AFTER_INTERVALS: Final = 1.5
 
 
@@ -71,6 +73,7 @@ class Session:
         self._tenant: str | None = None
         self._subject: str | None = None
         self._unreadable = 0
+        self._before_hello = 0
         self._closed = False
         self.client: str | None = None
         """What the client calls itself, for logs."""
@@ -121,31 +124,37 @@ class Session:
             raise AssertionError("watch_one before authenticated")
         return self.subscriptions.add(self._tenant, task_id, mode="all", cursor=after)
 
-    def _act(self, message: messages.Inbound, now: float) -> Sequence[Effect]:  # noqa: PLR0911 - one per message type
-        match message:
-            case messages.Ping():
-                return [Send(codec.frame("pong"))]
-            case messages.Pong():
-                return []
-            case messages.Hello():
-                return self._hello(message)
+    def _act(self, message: messages.Inbound, now: float) -> Sequence[Effect]:
+        if isinstance(message, messages.Hello):
+            return self._hello(message)
+        if self._tenant is None:
+            self._before_hello += 1
+            if self._before_hello > MESSAGES_BEFORE_HELLO:
+                return self.end(PROTOCOL_ERROR)
+        if isinstance(message, messages.Ping):
+            return [Send(codec.frame("pong"))]
+        if isinstance(message, messages.Pong):
+            return []
         if self._tenant is None:
             raise ProtocolError("hello_required", "Send hello first; no other message is answered before welcome.")
+        return self._serve(self._tenant, message, now)
+
+    def _serve(self, tenant: str, message: messages.Inbound, now: float) -> Sequence[Effect]:
         match message:
             case messages.Report():
-                return [Submit(message.id, report_request(self._tenant, message))]
+                return [Submit(message.id, report_request(tenant, message))]
             case messages.Create():
-                return [Submit(message.id, create_request(self._tenant, message))]
+                return [Submit(message.id, create_request(tenant, message))]
             case messages.Cancel():
-                return [Submit(message.id, cancel_request(self._tenant, message))]
+                return [Submit(message.id, cancel_request(tenant, message))]
             case messages.Beat():
-                return [Beats([task_key(self._tenant, codec.check_task_id(task_id)) for task_id in message.task_ids])]
+                return [Beats([task_key(tenant, codec.check_task_id(task_id)) for task_id in message.task_ids])]
             case messages.Subscribe():
-                return self._subscribe(self._tenant, message, now)
+                return self._subscribe(tenant, message, now)
             case messages.Attend():
-                return self._attend(self._tenant, message)
+                return self._attend(tenant, message)
             case messages.Unsubscribe():
-                ended = [e for task_id in message.task_ids for e in self.subscriptions.remove(self._tenant, task_id)]
+                ended = [e for task_id in message.task_ids for e in self.subscriptions.remove(tenant, task_id)]
                 return [*ended, Send(codec.reply(message.id))]
             case messages.Refresh():
                 return [Authenticate(message.token, refresh=message.id)]
@@ -162,7 +171,7 @@ class Session:
     def _subscribe(self, tenant: str, message: messages.Subscribe, now: float) -> list[Effect]:
         for wanted in message.tasks:
             codec.check_task_id(wanted.task_id)
-        self.subscriptions.check_room(len(message.tasks))
+        self.subscriptions.check_room(tenant, [wanted.task_id for wanted in message.tasks], attending=False)
         out: list[Effect] = [Send(codec.reply(message.id))]
         for wanted in message.tasks:
             wait_ms = message.wait_ms if wanted.wait_ms is None else wanted.wait_ms
@@ -175,7 +184,7 @@ class Session:
     def _attend(self, tenant: str, message: messages.Attend) -> list[Effect]:
         for task_id in message.task_ids:
             codec.check_task_id(task_id)
-        self.subscriptions.check_room(len(message.task_ids))
+        self.subscriptions.check_room(tenant, message.task_ids, attending=True)
         out: list[Effect] = [Send(codec.reply(message.id))]
         for task_id in message.task_ids:
             out += self.subscriptions.add(tenant, task_id, mode="cancels")

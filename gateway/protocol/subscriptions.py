@@ -6,7 +6,7 @@ Modes: `all` (every transition), `latest` (the newest snapshot), `cancels` (a wo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Literal
 from uuid import UUID
 
@@ -64,9 +64,10 @@ class Subscriptions:
         """The tasks watched, by key."""
         return {key for key, _ in self._by_slot}
 
-    def check_room(self, more: int) -> None:
-        """Raises `ProtocolError` `too_many_subscriptions` when so many more do not fit."""
-        if len(self._by_slot) + more > self._limit:
+    def check_room(self, tenant: str, task_ids: Iterable[str], *, attending: bool) -> None:
+        """Raises `ProtocolError` `too_many_subscriptions` when those of them that are new do not fit."""
+        more = {(task_key(tenant, task_id), attending) for task_id in task_ids} - self._by_slot.keys()
+        if len(self._by_slot) + len(more) > self._limit:
             raise ProtocolError(
                 "too_many_subscriptions",
                 f"This connection watches {len(self._by_slot)} tasks; {self._limit} are allowed.",
@@ -97,8 +98,9 @@ class Subscriptions:
         return [] if watched else [Watch(key)]
 
     def remove(self, tenant: str, task_id: str) -> list[Effect]:
-        """End a subscription; nothing happens when there is none."""
-        return self._drop((task_key(tenant, task_id), False))
+        """End the watching of a task and the attending to it; nothing happens when there is none."""
+        key = task_key(tenant, task_id)
+        return [*self._drop((key, False)), *self._drop((key, True))]
 
     def deliver(self, key_events: Sequence[Event]) -> list[Effect]:
         """Live events of one task, in order."""

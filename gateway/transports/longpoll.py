@@ -5,23 +5,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from gateway.hub import Hub
+from gateway.hub import STOPPING, Hub
 from gateway.protocol.effects import Event
 from ledger.model import TERMINAL, Task, task_key
 from ledger.reader import Reader
 
 
 class _Bell:
-    """Watches a task and only rings."""
+    """Watches a task and only rings: when it has passed a sequence or ended, or when the server stops."""
 
-    def __init__(self) -> None:
+    def __init__(self, after: int) -> None:
+        self._after = after
         self.rung = asyncio.Event()
+        self.over = False
 
     def deliver(self, events: Sequence[Event]) -> None:
-        self.rung.set()
+        if events[-1].seq > self._after or events[-1].transition.status in TERMINAL:
+            self.rung.set()
 
     def notice(self, kind: str) -> None:
-        """Whoever waits is served from the ledger anyway."""
+        if kind == STOPPING:
+            self.over = True
+            self.rung.set()
 
 
 async def wait_for(hub: Hub, reader: Reader, tenant: str, task_id: str, *, after: int, seconds: float) -> Task | None:
@@ -32,14 +37,17 @@ async def wait_for(hub: Hub, reader: Reader, tenant: str, task_id: str, *, after
     key = task_key(tenant, task_id)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
-    bell = _Bell()
+    bell = _Bell(after)
+    hub.join(bell)
     hub.watch(key, bell)
     try:
         while True:
             bell.rung.clear()
             task = await reader.task(tenant, task_id)
             hub.seen(key, task.seq if task else 0, ended=task is not None and task.status in TERMINAL)
-            if (task is not None and (task.seq > after or task.status in TERMINAL)) or loop.time() >= deadline:
+            if (task is not None and (task.seq > after or task.status in TERMINAL)) or bell.over:
+                return task
+            if loop.time() >= deadline:
                 return task
             try:
                 async with asyncio.timeout_at(deadline):
@@ -48,3 +56,4 @@ async def wait_for(hub: Hub, reader: Reader, tenant: str, task_id: str, *, after
                 pass
     finally:
         hub.unwatch(key, bell)
+        hub.leave(bell)

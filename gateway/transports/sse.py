@@ -14,9 +14,10 @@ import orjson
 from aiohttp import web
 
 from gateway.auth import Principal
-from gateway.connection import Connection, Services
+from gateway.connection import Connection
 from gateway.protocol.errors import Bye
 from gateway.protocol.messages import Cursor
+from gateway.services import Services
 from ledger.model import TERMINAL, Status
 
 HEADERS = {

@@ -6,11 +6,15 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
+import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from gateway.connection import CLOSE_SECONDS, Connection, Services
+from gateway.connection import CLOSE_SECONDS, Connection
 from gateway.protocol import codec
-from gateway.protocol.errors import FRAME_TOO_LARGE, PROTOCOL_ERROR, Bye, ProtocolError
+from gateway.protocol.errors import FRAME_TOO_LARGE, OVERLOADED, PROTOCOL_ERROR, Bye, ProtocolError
+from gateway.services import Services
+
+log = structlog.get_logger(__name__)
 
 HARD_FRAME_BYTES: Final = 4 * codec.FRAME_BYTES
 """Up to here a frame that is too large gets an answer and the connection goes on; beyond it aiohttp stops reading."""
@@ -72,6 +76,11 @@ async def serve(request: web.Request, services: Services, token: str | None) -> 
     except ConnectionError:
         return websocket  # gone before the upgrade was answered
     transport = _Transport(websocket, request)
+    if len(services.hub.everyone) >= services.max_connections:
+        log.warning("overloaded", connections=services.max_connections)
+        await transport.send([codec.bye(OVERLOADED)])
+        await transport.close(OVERLOADED)
+        return websocket
     connection = Connection(services, transport, token=token)
     sender = asyncio.create_task(connection.run(), name=f"send {connection.id}")
     try:

@@ -72,3 +72,4 @@ create table ledger.transition (
 );
 
 create unique index transition_by_idem on ledger.transition (key, idem) where idem is not null;
+create unique index transition_by_n on ledger.transition (key, attempt, n) where n is not null;

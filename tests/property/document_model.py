@@ -178,8 +178,8 @@ class PaperTask:
     def _create(self, create: Create, digest: UUID) -> Accepted | Refused:
         if self.created:
             return Refused(code="task_exists")
-        if self.ended:  # the document is silent: reported to its end before it was created
-            return self._as_it_is(self.open_cancel)
+        if self.ended:  # reported to its end before it was created
+            return Refused(code="task_ended")
         reached = None
         if len(self.log) == 1 and isinstance(self.log[0].request, CancelRequest):
             self.status, self.cancels[-1].stage, reached = "cancelled", "honoured", "honoured"

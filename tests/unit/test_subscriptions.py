@@ -277,25 +277,26 @@ def test_so_many_are_read_at_once_and_the_rest_next() -> None:
 
 
 def test_there_is_room_for_so_many() -> None:
-    """A worker's attending counts as well."""
+    """A worker's attending counts as well; what is there already, and is only begun anew, does not."""
     stage = Stage(limit=2)
     stage.of.add("tenant", "a", mode="all")
-    stage.of.check_room(1)
+    stage.of.check_room("tenant", ["a", "b"], attending=False)
     stage.of.add("tenant", "a", mode="cancels")
+    stage.of.check_room("tenant", ["a"], attending=True)
     with pytest.raises(ProtocolError, match="This connection watches 2 tasks; 2 are allowed") as refused:
-        stage.of.check_room(1)
+        stage.of.check_room("tenant", ["b"], attending=False)
     assert refused.value.code == "too_many_subscriptions"
 
 
 def test_one_task_is_watched_once_for_client_and_worker() -> None:
-    """The hub is told of the first interest and of the last."""
+    """The hub is told of the first interest and of the last; to unsubscribe ends both."""
     stage = Stage()
     stage.reports(1)
     assert stage.of.add("tenant", "a", mode="cancels") == [Watch(KEY)]
     assert stage.of.add("tenant", "a", mode="all") == []
     assert stage.of.task_keys() == {KEY}
-    assert stage.of.remove("tenant", "a") == []
-    assert stage.of.task_keys() == {KEY}
+    assert stage.of.remove("tenant", "a") == [Unwatch(KEY)]
+    assert stage.of.task_keys() == set()
 
 
 def test_a_worker_hears_of_cancels_and_of_nothing_else() -> None:

@@ -60,5 +60,6 @@ create table ledger.transition (
 );
 
 create unique index transition_by_idem on ledger.transition (key, idem) where idem is not null;
+create unique index transition_by_n on ledger.transition (key, attempt, n) where n is not null;
 
 insert into ledger.epoch (epoch) values (left(replace(gen_random_uuid()::text, '-', ''), 12));

@@ -1,0 +1,24 @@
+"""What every connection of a node works with. Made once, by `gateway.runtime`."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from gateway.auth import Authenticator
+from gateway.hub import Hub
+from ledger.leases import Beats
+from ledger.reader import Reader
+from ledger.writer import Writer
+
+
+class Services(Struct, frozen=True, kw_only=True):
+    """What a connection works with; one for all connections of a node."""
+
+    hub: Hub
+    writer: Writer
+    reader: Reader
+    beats: Beats
+    authenticator: Authenticator
+    epoch: str
+    ping_interval_seconds: float
+    max_connections: int

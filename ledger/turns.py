@@ -1,0 +1,65 @@
+"""That a worker's numbered reports are accepted in their order, also when one of them could not be.
+
+A worker may send n = 2, 3, 4 before the answer to 2. If 2 is then answered "try again" while 3 is accepted, 2 comes
+too late for ever. So while a number of an attempt is missed, those behind it are answered "try again" as well.
+Pure; remembers a bounded number of tasks, and forgets one when the missed number, or another attempt, arrives.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+from uuid import UUID
+
+from ledger.errors import Unavailable
+from ledger.model import Report, Request
+
+REMEMBERED_TASKS: Final = 10_000
+RETRY_AFTER_MS: Final = 500
+
+
+class Turns:
+    """The numbers that are missed, by task."""
+
+    def __init__(self, remembered_tasks: int = REMEMBERED_TASKS) -> None:
+        self._remembered_tasks = remembered_tasks
+        self._missed: OrderedDict[UUID, tuple[int, int]] = OrderedDict()
+
+    def miss(self, key: UUID, request: Request) -> None:
+        """This request was answered "try again"."""
+        number = _number_of(request)
+        if number is None:
+            return
+        missed = self._missed.get(key)
+        if missed is None or missed[0] != number[0] or number[1] < missed[1]:
+            self._missed[key] = number
+            self._missed.move_to_end(key)
+            if len(self._missed) > self._remembered_tasks:
+                self._missed.popitem(last=False)
+
+    def may_come(self, key: UUID, request: Request) -> bool:
+        """Whether nothing is missed before this request. The missed one itself ends the wait for it."""
+        missed = self._missed.get(key)
+        number = _number_of(request)
+        if missed is None or number is None:
+            return True
+        if number[0] == missed[0] and number[1] > missed[1]:
+            return False
+        if number >= missed:
+            del self._missed[key]
+        return True
+
+
+def out_of_turn() -> Unavailable:
+    """The answer to a report that came before one that is missed."""
+    return Unavailable(
+        "A report of this task with a lower n was not accepted; send that one again first, then this one.",
+        reason="out_of_turn",
+        retry_after_ms=RETRY_AFTER_MS,
+    )
+
+
+def _number_of(request: Request) -> tuple[int, int] | None:
+    if isinstance(request, Report) and request.n is not None and isinstance(request.attempt, int):
+        return request.attempt, request.n
+    return None
