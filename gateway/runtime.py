@@ -160,7 +160,7 @@ class _Drain:
         gone = asyncio.gather(*(connection.ended.wait() for connection in connections))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(gone, timeout=self._window_seconds / 2)
-        log.info("drained", connections=len(connections), left=len(self._hub.everyone))
+        log.info("drained", connections=len(connections), left=len(self._hub.everyone), topics=self._hub.topics)
 
 
 def _writer(pools: Pools, hub: Hub, settings: LedgerSettings) -> Writer:

@@ -21,7 +21,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-CORE = "gateway/protocol/*,gateway/outbox.py,ledger/model.py,ledger/errors.py,ledger/decide.py,ledger/batch.py"
+CORE = ",".join((
+    "gateway/protocol/*", "gateway/outbox.py",
+    "ledger/model.py", "ledger/errors.py", "ledger/decide.py", "ledger/batch.py", "ledger/turns.py",
+))  # fmt: skip
 CORE_TESTS = ("tests/unit", "tests/property")
 ADVISORY_SERVICES = ("pypi", "osv")
 ADVISORY_LIMIT_SECONDS = 180

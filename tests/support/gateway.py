@@ -158,8 +158,13 @@ class GatewayProcess(Gateway):
     async def stop(self, signum: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; the exit status."""
         assert self._process is not None
-        assert self._reading is not None
         self._process.send_signal(signum)
+        return await self.wait()
+
+    async def wait(self) -> int:
+        """Wait until it has ended by itself; the exit status."""
+        assert self._process is not None
+        assert self._reading is not None
         async with asyncio.timeout(START_SECONDS):
             status = await self._process.wait()
             await self._reading

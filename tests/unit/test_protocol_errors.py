@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.protocol.errors import BYES, ERRORS, INTERNAL, OVERLOADED, ProtocolError
-from ledger.errors import LedgerError
+from gateway.protocol.errors import BYES, ERRORS, INTERNAL, OVERLOADED, ProtocolError, as_protocol_error
+from ledger.errors import LedgerError, Unavailable
 
 
 def test_an_error_carries_its_code_and_sentence() -> None:
@@ -45,6 +45,12 @@ def test_the_ledgers_errors_of_requests_are_in_the_table() -> None:
             assert ERRORS[kind.code].retryable is kind.retryable
             checked += 1
     assert checked == 4
+
+
+def test_the_ledgers_errors_are_told_in_the_words_of_the_protocol() -> None:
+    """Code, sentence and hint; the finer reason is for the log."""
+    error = as_protocol_error(Unavailable("Away.", reason="acquire_timeout", retry_after_ms=250))
+    assert error.as_json() == {"code": "unavailable", "message": "Away.", "retryable": True, "retry_after_ms": 250}
 
 
 def test_a_close_code_says_whether_to_reconnect() -> None:

@@ -19,7 +19,7 @@ from gateway.protocol.errors import (
     ProtocolError,
 )
 from gateway.protocol.messages import Cursor
-from gateway.protocol.session import UNREADABLE_FRAMES, Session
+from gateway.protocol.session import MESSAGES_BEFORE_HELLO, UNREADABLE_FRAMES, Session
 from ledger.model import Cancel, CancelRequest, CancelStage, Create, Receipt, Rejection, Report, Status, task_key
 from tests.property.paper_gateway import PaperTasks
 
@@ -80,6 +80,17 @@ def test_before_welcome_only_signs_of_life_are_answered() -> None:
     assert said(ask(made, type="ping")) == [{"type": "pong"}]
     assert ask(made, type="pong") == []
     assert made.notice("degraded") == []
+
+
+def test_somebody_unknown_gets_few_answers() -> None:
+    """Twenty, of whatever sort; hello is none of them. After welcome there is no such bound."""
+    made = session()
+    for n in range(MESSAGES_BEFORE_HELLO):
+        assert len(said(ask(made, type="ping") if n % 2 else ask(made, type="unsubscribe", id=n, task_ids=["a"]))) == 1
+    bye, close = ask(made, type="pong")
+    assert (said([bye])[0]["code"], close) == (4503, Close(PROTOCOL_ERROR))
+    made = opened()
+    assert len([effect for _ in range(3 * MESSAGES_BEFORE_HELLO) for effect in ask(made, type="ping")]) == 60
 
 
 def test_hello_is_said_once() -> None:
@@ -360,3 +371,12 @@ def test_dropped_frames_and_failed_reads_are_read_again() -> None:
     assert len(made.read(tasks.answer(wants, {key: 3}, 10))) == 4
     made.rewind((key, False), 2)
     assert made.subscriptions.due_reads() == [Want((key, False), 1)]
+
+
+def test_who_does_not_say_hello_gets_few_answers() -> None:
+    """Pings and requests before hello are answered so many times, then the connection ends."""
+    made = session()
+    for _ in range(MESSAGES_BEFORE_HELLO):
+        assert said(ask(made, type="ping")) == [{"type": "pong"}]
+    assert ask(made, type="pong")[-1] == Close(PROTOCOL_ERROR)
+    assert ask(made, type="ping") == []

@@ -1,0 +1,73 @@
+"""Numbered reports come in their order, also around one that could not be accepted."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from ledger.errors import Unavailable
+from ledger.model import Report
+from ledger.turns import Turns, out_of_turn
+
+KEY = uuid4()
+
+
+def report(n: int | None, attempt: int = 1) -> Report:
+    return Report(tenant="t", task_id="a", attempt=attempt, n=n)
+
+
+def test_what_is_numbered_behind_a_missed_report_has_to_wait_for_it() -> None:
+    """Higher numbers are kept away until the missed one comes; lower ones are repeats and may come."""
+    turns = Turns()
+    assert turns.may_come(KEY, report(2))
+    turns.miss(KEY, report(3))
+    assert not turns.may_come(KEY, report(4))
+    assert turns.may_come(KEY, report(2))
+    assert turns.may_come(uuid4(), report(4))
+    assert turns.may_come(KEY, report(3))
+    assert turns.may_come(KEY, report(4))
+
+
+def test_the_lowest_missed_number_counts() -> None:
+    """Whichever was answered first."""
+    turns = Turns()
+    turns.miss(KEY, report(5))
+    turns.miss(KEY, report(3))
+    turns.miss(KEY, report(4))
+    assert not turns.may_come(KEY, report(4))
+    assert turns.may_come(KEY, report(3))
+
+
+def test_another_attempt_does_not_wait_for_a_number_of_this_one() -> None:
+    """A new worker begins anew, and the old one is fenced by the ledger."""
+    turns = Turns()
+    turns.miss(KEY, report(3))
+    assert turns.may_come(KEY, report(1, attempt=2))
+    assert turns.may_come(KEY, report(9, attempt=1))
+
+
+def test_what_has_no_number_neither_waits_nor_is_waited_for() -> None:
+    """Nobody could tell its place."""
+    turns = Turns()
+    turns.miss(KEY, report(None))
+    assert turns.may_come(KEY, report(7))
+    turns.miss(KEY, report(3))
+    assert turns.may_come(KEY, report(None))
+    assert not turns.may_come(KEY, report(4))
+
+
+def test_the_memory_is_bounded() -> None:
+    """The task that was missed longest ago is forgotten first."""
+    turns = Turns(remembered_tasks=2)
+    keys = [uuid4() for _ in range(3)]
+    for key in keys:
+        turns.miss(key, report(3))
+    assert [turns.may_come(key, report(4)) for key in keys] == [True, False, False]
+
+
+def test_the_answer_says_what_to_send_first() -> None:
+    """It is retryable, and nothing was written."""
+    answer = out_of_turn()
+    assert isinstance(answer, Unavailable)
+    assert answer.retryable
+    assert answer.retry_after_ms
+    assert "lower n" in answer.sentence
