@@ -30,6 +30,7 @@ class Indexer:
         if process.stdout is None or process.stderr is None:
             raise ValueError("the process was started without pipes")
         self._process = process
+        self._killed = False
         self._stdout = process.stdout
         self._stderr = process.stderr
 
@@ -45,9 +46,11 @@ class Indexer:
         self.kill()
 
     def kill(self) -> None:
-        """Kill it if it still runs."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        """Kill it if it still runs; once, for a second kill would take its exit status away from the loop."""
+        if not self._killed:
+            self._killed = True
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
 
     async def last_words(self) -> str:
         """How it ended, in a sentence, with the last line of what it wrote to standard error."""

@@ -69,14 +69,20 @@ async def test_a_cancel_shows_each_receipt_until_it_is_honoured(visitor: Visitor
     page = visitor.page
     await start(page)
     await visitor.seq_arrives(6)
+    box = await page.locator("#cancel").bounding_box()
+    assert box is not None
     await cancel(page)
+    middle = [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]
+    under = await page.evaluate("point => document.elementFromPoint(...point).id", middle)
+    assert under == "cancel", "another button has come under the pointer"
+    await expect(page.locator("#cancel")).to_be_disabled()
     for stage_name in ("recorded", "delivered", "honoured"):
         await expect(page.locator(f'#receipts li[data-stage="{stage_name}"]')).to_have_attribute("data-reached", "true")
     await expect(page.locator("#cancel-sentence")).to_have_text("The worker has stopped.")
     shown = await page.locator("#rows li[data-seq] .what").all_inner_texts()
-    newest = [text for text in shown if text.startswith("cancel")]
-    assert newest == ["cancel honoured", "cancel delivered", "cancel recorded"]
-    assert shown[0] == "cancel honoured"
+    newest = [text for text in shown if text.startswith("Cancel ")]
+    assert newest == ["Cancel honoured", "Cancel delivered", "Cancel recorded"]
+    assert shown[0] == "Cancel honoured"
     seqs = await visitor.seqs()
     assert seqs == list(range(1, len(seqs) + 1))
 
@@ -115,8 +121,9 @@ async def test_a_job_without_a_sign_of_life_leaves_room_for_another(visitor: Vis
     task = {"status": "running", "progress": 17, "stage": "parse"}
     async with aiohttp.ClientSession(raise_for_status=True) as session:
         await session.post(f"{stage.plan.http_url}/v1/tasks/orphan-1/transitions", json=task)
-    await page.clock.install()
     await page.goto(f"{stage.plan.page_url}#task=orphan-1")
+    await expect(page.locator("#connection")).to_have_text("Live")
+    await page.clock.install()
     await page.reload()
     await expect(page.locator("#status")).to_have_text("Running")
     await expect(page.locator("#start")).to_be_hidden()

@@ -75,11 +75,11 @@ function draw({ settling = false } = {}) {
   view.showJob(job, { cursor: stream.cursor, state: state.state, asked, silentAt, settling });
   const running = !over(job) && state.state !== "refused";
   const cancelling = asked || job.status === "cancelling";
-  $("cancel").hidden = !running;
-  $("cancel").disabled = cancelling;
-  $("cancel").textContent = cancelling ? "Cancelling …" : "Cancel";
+  $("cancel").hidden = job.unknown;
+  $("cancel").disabled = cancelling || !running; // it keeps its place, so that no other button moves under the pointer
+  $("cancel").textContent = cancelling && running ? "Cancelling …" : "Cancel";
   $("start").hidden = running && !silentAt;
-  $("start").textContent = running ? "Start another" : "Start the index again";
+  $("start").textContent = running ? "Start another" : "Start again";
   $("start-missing").hidden = running;
   $("last").hidden = true;
 }

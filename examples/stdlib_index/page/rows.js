@@ -40,7 +40,7 @@ export function element(name, { className = "", text = null, data = {} } = {}) {
 
 function transitionItem({ seq, at, status, progress, stage, message, replayed, cancel }) {
   const item = element("li", { className: replayed ? "caught-up" : "", data: { seq, status } });
-  const what = cancel ? `cancel ${CANCEL_STAGE[cancel].toLowerCase()}` : status === "running" ? stage || "running" : STATUS[status];
+  const what = cancel ? `Cancel ${CANCEL_STAGE[cancel].toLowerCase()}` : (status === "running" && stage) || STATUS[status];
   const percent = progress === null ? "" : `${Math.floor(progress)} %`;
   const named = element("span", { className: "what", text: what });
   if (status === "running" && message) named.append(element("small", { text: message }));
