@@ -52,7 +52,7 @@ async def serve(settings: GatewaySettings, dsn: str, *, database_runs: Callable[
     `database_runs` is asked every second: a PostgreSQL of our own that has ended does not come back by itself, so the
     process ends (`CannotServe`) to be started again as a whole.
     """
-    stop = asyncio.Event()
+    stop, listening = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     start = asyncio.timeout(None)  # ends the start, which may be waiting for a database, as soon as it is to stop
 
@@ -61,7 +61,8 @@ async def serve(settings: GatewaySettings, dsn: str, *, database_runs: Callable[
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)
         stop.set()
-        start.reschedule(loop.time())
+        if not listening.is_set():
+            start.reschedule(loop.time())
 
     async with AsyncExitStack() as stack:
         try:
@@ -69,6 +70,7 @@ async def serve(settings: GatewaySettings, dsn: str, *, database_runs: Callable[
                 for signum in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(signum, on_signal, signum)
                 await stack.enter_async_context(running(settings, dsn))
+                listening.set()
         except TimeoutError:
             if not stop.is_set():
                 raise

