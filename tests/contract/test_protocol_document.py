@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -12,7 +11,9 @@ import pytest
 
 from gateway.protocol.errors import BYES, ERRORS
 from gateway.protocol.messages import TYPES
-from tests.support.gateway import ROOT, Gateway, Peer, in_process
+from tests.support.gateway import ROOT, Peer, in_process
+from tests.support.postgres import address_of, through
+from tests.support.proxy import Link, Proxy
 
 DOCUMENT = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 CONVERSATIONS = dict(re.findall(r"```conversation (\S+)\n(.*?)```", DOCUMENT, re.DOTALL))
@@ -21,27 +22,30 @@ BY_KIND = {"session", "epoch", "server_time", "at", "created_at", "updated_at", 
 SERVER_TYPES = {"welcome", "reply", "subscribed", "snapshot", "transition", "cancel", "notice", "ping", "pong", "bye"}
 
 
-@pytest.fixture
-async def gateway(database: str) -> AsyncIterator[Gateway]:
-    async with in_process(database) as running:
-        yield running
-
-
 @pytest.mark.parametrize("name", CONVERSATIONS)
-async def test_conversation_goes_as_written(name: str, gateway: Gateway) -> None:
+async def test_conversation_goes_as_written(name: str, database: str) -> None:
     """Every `>` line is sent as it stands, every `<` line is what comes back next on that connection."""
+    lines = CONVERSATIONS[name].strip().splitlines()
+    interval = re.search(r'"ping_interval_ms":(\d+)', CONVERSATIONS[name])
+    seconds = int(interval.group(1)) / 1000 if interval else 25
     received = 0
     async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(Proxy(address_of(database)))
+        dsn = through(database, proxy.port)
+        gateway = await stack.enter_async_context(in_process(dsn, ping_interval_seconds=seconds))
         peers: dict[str, Peer] = {}
         epoch = ""
-        for line in CONVERSATIONS[name].strip().splitlines():
+        for line in lines:
+            if line.startswith("database: "):
+                proxy.set({"away": Link.RESET, "back": Link.PASS}[line.removeprefix("database: ")])
+                continue
             who, text = re.fullmatch(r"(\w+)[<>] (.*)", line).groups()  # type: ignore[union-attr] # or the document is wrong
             if who not in peers:
                 peers[who] = await stack.enter_async_context(gateway.client(hello=False))
             if line[len(who)] == ">":
                 await peers[who].send_text(text.replace("$epoch", epoch))
                 continue
-            got = await peers[who].receive()
+            got = await peers[who].receive(pings=True)
             received += 1
             if got["type"] == "welcome":
                 epoch = got["epoch"]
@@ -61,16 +65,14 @@ def comparable(value: Any, name: str = "") -> Any:
 
 
 def test_every_message_has_a_literal_frame() -> None:
-    """No message of the protocol is missing among the frames that are replayed (or printed, for notices and pings)."""
-    sent, got = set[str](), set[str]()
+    """No message of the protocol is missing among the frames that are replayed, and no kind of notice."""
+    sent, got, notices = set[str](), set[str](), set[str]()
     for line in "\n".join(CONVERSATIONS.values()).splitlines():
-        types = re.findall(r'"type":"(\w+)"', line)
-        (sent if re.match(r"\w+>", line) else got).update(types)
-    printed = set(re.findall(r'`\{"type":"(\w+)"', DOCUMENT))
-    assert sent | printed >= TYPES
-    assert got | printed >= SERVER_TYPES
-    assert sent <= TYPES | {"dance"}
-    assert got <= SERVER_TYPES
+        (sent if re.match(r"\w+>", line) else got).update(re.findall(r'"type":"(\w+)"', line))
+        notices.update(re.findall(r'"type":"notice","kind":"(\w+)"', line))
+    assert sent == TYPES | {"dance"}
+    assert got == SERVER_TYPES
+    assert notices == {"degraded", "restored", "jumped"}
 
 
 def test_tables_of_errors_are_those_of_the_code() -> None:

@@ -71,12 +71,12 @@ class Peer:
     async def send_text(self, text: str) -> None:
         await self.socket.send(text)
 
-    async def receive(self, seconds: float = FRAME_SECONDS) -> dict[str, Any]:
-        """The next frame; the server's pings are answered on the way."""
+    async def receive(self, seconds: float = FRAME_SECONDS, *, pings: bool = False) -> dict[str, Any]:
+        """The next frame; the server's pings are answered on the way, unless they are wanted."""
         async with asyncio.timeout(seconds):
             while True:
                 frame: dict[str, Any] = orjson.loads(await self.socket.recv())
-                if frame["type"] != "ping":
+                if pings or frame["type"] != "ping":
                     return frame
                 await self.send(type="pong")
 
