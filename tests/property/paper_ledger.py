@@ -1,7 +1,8 @@
 """The ledger's two statements on paper: what `heads.sql` and `append.sql` promise, over dictionaries.
 
 It takes the very arrays that the writer sends, so that their order is tested too, and keeps the promises of the tables:
-(key, seq) and (key, idem) are unique. Nothing here waits; who calls `append` decides when the statement takes effect.
+(key, seq), (key, idem) and (key, attempt, n) are unique. Nothing here waits; who calls `append` decides when the
+statement takes effect.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class PaperLedger:
                 log = self.transitions.setdefault(step["key"], [])
                 assert step["seq"] == len(log) + 1
                 assert step["idem"] is None or step["idem"] not in {other["idem"] for other in log}
+                placed = (step["attempt"], step["n"])
+                assert step["n"] is None or placed not in {(other["attempt"], other["n"]) for other in log}
                 log.append(step)
         for key in applied:
             assert self.tasks[key]["seq"] == len(self.transitions[key])

@@ -109,6 +109,7 @@ class PaperPeer:
                 for task_id in message["task_ids"]:
                     self.interests.pop(task_id, None)
                     self.attends.pop(task_id, None)
+                    self.attends.pop(task_id, None)
             case "attend":
                 self.attends |= dict.fromkeys(message["task_ids"], 0)
             case "report" | "create" | "cancel":

@@ -429,6 +429,23 @@ def test_a_numbered_answer_to_a_cancel_keeps_its_place() -> None:
     ]
 
 
+def test_a_worker_may_not_count_far_ahead() -> None:
+    """A slip of the pen would use up the numbers of attempts; a thousand ahead is no slip yet."""
+    far, near = _report(attempt=1_001), _report(attempt=1_000)
+    assert _asked(far) == [Refused(code="bad_request")]
+    assert _asked(near) == [Accepted(seq=1, status="running", attempt=1_000, repeat=False, cancel=None)]
+    assert _asked(near, _report(attempt="new"), _report(attempt=2_001), _report(attempt=2_002))[1:] == [
+        Accepted(seq=2, status="running", attempt=1_001, repeat=False, cancel=None),
+        Accepted(seq=3, status="running", attempt=2_001, repeat=False, cancel=None),
+        Accepted(seq=4, status="running", attempt=2_002, repeat=False, cancel=None),
+    ]
+
+
+def test_a_create_after_the_end_is_refused() -> None:
+    """Nothing of it would be kept."""
+    assert _asked(_report(status=Status.FAILED), _create())[1] == Refused(code="task_ended")
+
+
 def test_every_reported_status_has_its_move() -> None:
     """`cancelling` and `lost` are not a worker's to report; everything else in the table can be reached by words."""
     assert {MOVES[status] for status in REPORTED} == {Move.WAIT, Move.RUN, Move.COMPLETE, Move.FAIL, Move.STOP}

@@ -141,6 +141,22 @@ def test_a_wait_at_the_start_or_the_end_has_a_bound(seconds: float) -> None:
     assert refused(database_wait_seconds=seconds) == f"The database wait is {seconds:g} s; it must be 0 to 3600."
 
 
+@pytest.mark.parametrize("connections", [0, -1, 1_000_001])
+def test_the_connections_of_a_process_have_a_bound(connections: int) -> None:
+    """At least one, at most a million."""
+    sentence = f"The bound on connections is {connections}; it must be 1 to 1000000."
+    assert refused(max_connections=connections) == sentence
+    assert GatewaySettings.compose({"LEDGERWIRE_MAX_CONNECTIONS": "7"}).max_connections == 7
+
+
+def test_a_variable_that_means_nothing_is_found() -> None:
+    """A slip in a name would go unnoticed; variables of others are not looked at."""
+    known = {"LEDGERWIRE_HOST": "", "LEDGERWIRE_BATCH_LIMIT": "", "LEDGERWIRE_TEST_SEED": "", "HOST": "", "PATH": ""}
+    assert GatewaySettings.unknown_variables(known) == []
+    slips = {"LEDGERWIRE_PROT": "1", "LEDGERWIRE_": "", "LEDGERWIRE_host": "x"}
+    assert GatewaySettings.unknown_variables(known | slips) == sorted(slips)
+
+
 def test_a_log_level_is_one_of_four() -> None:
     """The sentence lists them."""
     assert refused(log_level="loud") == "The log level is 'loud'; it may be debug, info, warning, error."
