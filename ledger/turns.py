@@ -1,8 +1,9 @@
 """That a worker's numbered reports are accepted in their order, also when one of them could not be.
 
 A worker may send n = 2, 3, 4 before the answer to 2. If 2 is then answered "try again" while 3 is accepted, 2 comes
-too late for ever. So while a number of an attempt is missed, those behind it are answered "try again" as well.
-Pure; remembers a bounded number of tasks, and forgets one when the missed number, or another attempt, arrives.
+too late for ever. So for a while after a number was missed, those behind it are answered "try again" as well: for what
+was sent before the answer could be heard. A worker that gives the missed one up goes on after that while. Pure; it
+remembers a bounded number of tasks, and forgets one when the missed number, or another attempt, arrives.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from ledger.model import Report, Request
 
 REMEMBERED_TASKS: Final = 10_000
 RETRY_AFTER_MS: Final = 500
+HOLD_SECONDS: Final = 5.0
+"""Longer than a worker that obeys `retry_after_ms` needs to send the missed report again."""
 
 
 class Turns:
@@ -23,29 +26,31 @@ class Turns:
 
     def __init__(self, remembered_tasks: int = REMEMBERED_TASKS) -> None:
         self._remembered_tasks = remembered_tasks
-        self._missed: OrderedDict[UUID, tuple[int, int]] = OrderedDict()
+        self._missed: OrderedDict[UUID, tuple[tuple[int, int], float]] = OrderedDict()
 
-    def miss(self, key: UUID, request: Request) -> None:
-        """This request was answered "try again"."""
+    def miss(self, key: UUID, request: Request, now: float) -> None:
+        """This request was answered "try again", at `now` (monotonic seconds)."""
         number = _number_of(request)
         if number is None:
             return
         missed = self._missed.get(key)
-        if missed is None or missed[0] != number[0] or number[1] < missed[1]:
-            self._missed[key] = number
-            self._missed.move_to_end(key)
-            if len(self._missed) > self._remembered_tasks:
-                self._missed.popitem(last=False)
+        if missed is not None and missed[0][0] == number[0]:
+            number = min(number, missed[0])
+        self._missed[key] = number, now + HOLD_SECONDS
+        self._missed.move_to_end(key)
+        if len(self._missed) > self._remembered_tasks:
+            self._missed.popitem(last=False)
 
-    def may_come(self, key: UUID, request: Request) -> bool:
+    def may_come(self, key: UUID, request: Request, now: float) -> bool:
         """Whether nothing is missed before this request. The missed one itself ends the wait for it."""
         missed = self._missed.get(key)
         number = _number_of(request)
         if missed is None or number is None:
             return True
-        if number[0] == missed[0] and number[1] > missed[1]:
+        (attempt, n), until = missed
+        if now < until and number[0] == attempt and number[1] > n:
             return False
-        if number >= missed:
+        if now >= until or number >= missed[0]:
             del self._missed[key]
         return True
 

@@ -108,9 +108,9 @@ class Writer:
         key = task_key(request.tenant, request.task_id)
         shard = self._shards[key.int % len(self._shards)]
         if self.waiting >= self._queue_limit:
-            shard.turns.miss(key, request)
+            shard.turns.miss(key, request, time.monotonic())
             raise Busy("Too many reports are waiting for the database.", retry_after_ms=BUSY_RETRY_AFTER_MS)
-        if not shard.turns.may_come(key, request):
+        if not shard.turns.may_come(key, request, time.monotonic()):
             raise out_of_turn()
         digest = request.digest or UUID(bytes=os.urandom(16))
         pending = _Pending(
@@ -212,19 +212,19 @@ class _Shard:
         while self._failures and self._queue and self._queue[0].deadline <= now:
             late.append(self._queue.popleft())
         if late:
-            self._give_up(late)
+            self._give_up(late, now)
 
-    def _give_up(self, late: Sequence[_Pending]) -> None:
+    def _give_up(self, late: Sequence[_Pending], now: float) -> None:
         """Answer what has waited too long, and with it what its worker has numbered behind it."""
         for pending in late:
-            self.turns.miss(pending.key, pending.request)
+            self.turns.miss(pending.key, pending.request, now)
             if self._failures or pending.sent_seq:
                 pending.fail(_gone(pending))
             else:
                 pending.fail(Busy("Others write to this task without a pause.", retry_after_ms=BUSY_RETRY_AFTER_MS))
         waiting, self._queue = self._queue, deque()
         for pending in waiting:
-            if self.turns.may_come(pending.key, pending.request):
+            if self.turns.may_come(pending.key, pending.request, now):
                 self._queue.append(pending)
             else:
                 pending.fail(_gone(pending) if pending.sent_seq else out_of_turn())

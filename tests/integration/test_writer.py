@@ -508,6 +508,7 @@ async def test_no_broken_link_makes_a_report_count_twice_or_get_lost(database: s
                         break
                 except Unavailable:
                     record.unavailable += 1
+                    await asyncio.sleep(0.01)  # the back-off of a worker
                     if not record.unknown:
                         break
 

@@ -506,7 +506,7 @@ def test_long_lives_at_full_size_lose_and_repeat_nothing() -> None:
     [(ReadBeforeWatching, False), (GapForwarded, True), (DropForgotten, False), (RewindOneTooShort, False)],
 )
 def test_long_lives_find_faults_too(faulty: Kind, lossy: bool, seed: int) -> None:
-    """The same at full size: a fault shows within some lives."""
+    """The same at full size: a fault shows within some lives, the rarest in one of fifty."""
     with pytest.raises(Violation):
-        for number in range(200):
+        for number in range(1_500):
             Storm(Random(seed + number), faulty, lossy=lossy).blow(6)

@@ -199,11 +199,13 @@ def test_a_subscribe_with_one_bad_task_id_subscribes_nothing() -> None:
 
 
 def test_so_many_subscriptions_and_not_one_more() -> None:
-    """1,000 a connection, clients' and workers' together."""
+    """1,000 a connection, clients' and workers' together; what is begun anew takes no more room."""
     made = opened()
     many = [f"t-{n}" for n in range(999)]
     assert len(ask(made, type="subscribe", id=1, tasks=[{"task_id": task_id} for task_id in many])) == 1_000
     assert isinstance(ask(made, type="attend", id=2, task_ids=["a"])[1], Watch)
+    assert said(ask(made, type="subscribe", id=2, tasks=[{"task_id": many[0]}]))[0]["ok"] is True
+    assert said(ask(made, type="attend", id=2, task_ids=["a"]))[0]["ok"] is True
     (refused,) = said(ask(made, type="attend", id=3, task_ids=["b"]))
     assert refused["error"]["code"] == "too_many_subscriptions"
     ask(made, type="unsubscribe", id=4, task_ids=many[:1])

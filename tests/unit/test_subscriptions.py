@@ -314,6 +314,22 @@ def test_a_worker_hears_of_cancels_and_of_nothing_else() -> None:
     assert told(stage.read()) == [{"type": "cancel", "task_id": "a", "seq": 5, "reason": "why"}]
 
 
+@pytest.mark.parametrize("answer", [{"cancel": "refused"}, {"status": Status.COMPLETED}, {"status": Status.CANCELLED}])
+def test_a_worker_is_not_told_of_a_cancel_that_was_answered(answer: dict[str, Any]) -> None:
+    """Whoever attends after that has nothing to do."""
+    stage = Stage()
+    stage.report()
+    stage.cancel()
+    stage.report(**answer)
+    stage.of.add("tenant", "a", mode="cancels")
+    assert stage.read() == []
+    stage = Stage()
+    stage.cancel()
+    stage.report(cancel="delivered")
+    stage.of.add("tenant", "a", mode="cancels")
+    assert told(stage.read()) == [{"type": "cancel", "task_id": "a", "seq": 1, "reason": "why"}]
+
+
 def test_a_worker_is_told_nothing_of_a_history_that_was_rewound() -> None:
     """Its task is gone from the ledger: there is nothing to announce to it, and it goes on listening."""
     stage = Stage()

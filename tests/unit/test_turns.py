@@ -6,9 +6,10 @@ from uuid import uuid4
 
 from ledger.errors import Unavailable
 from ledger.model import Report
-from ledger.turns import Turns, out_of_turn
+from ledger.turns import HOLD_SECONDS, Turns, out_of_turn
 
 KEY = uuid4()
+NOW = 100.0
 
 
 def report(n: int | None, attempt: int = 1) -> Report:
@@ -18,41 +19,50 @@ def report(n: int | None, attempt: int = 1) -> Report:
 def test_what_is_numbered_behind_a_missed_report_has_to_wait_for_it() -> None:
     """Higher numbers are kept away until the missed one comes; lower ones are repeats and may come."""
     turns = Turns()
-    assert turns.may_come(KEY, report(2))
-    turns.miss(KEY, report(3))
-    assert not turns.may_come(KEY, report(4))
-    assert turns.may_come(KEY, report(2))
-    assert turns.may_come(uuid4(), report(4))
-    assert turns.may_come(KEY, report(3))
-    assert turns.may_come(KEY, report(4))
+    assert turns.may_come(KEY, report(2), NOW)
+    turns.miss(KEY, report(3), NOW)
+    assert not turns.may_come(KEY, report(4), NOW)
+    assert turns.may_come(KEY, report(2), NOW)
+    assert turns.may_come(uuid4(), report(4), NOW)
+    assert turns.may_come(KEY, report(3), NOW)
+    assert turns.may_come(KEY, report(4), NOW)
 
 
 def test_the_lowest_missed_number_counts() -> None:
     """Whichever was answered first."""
     turns = Turns()
-    turns.miss(KEY, report(5))
-    turns.miss(KEY, report(3))
-    turns.miss(KEY, report(4))
-    assert not turns.may_come(KEY, report(4))
-    assert turns.may_come(KEY, report(3))
+    turns.miss(KEY, report(5), NOW)
+    turns.miss(KEY, report(3), NOW)
+    turns.miss(KEY, report(4), NOW)
+    assert not turns.may_come(KEY, report(4), NOW)
+    assert turns.may_come(KEY, report(3), NOW)
 
 
 def test_another_attempt_does_not_wait_for_a_number_of_this_one() -> None:
     """A new worker begins anew, and the old one is fenced by the ledger."""
     turns = Turns()
-    turns.miss(KEY, report(3))
-    assert turns.may_come(KEY, report(1, attempt=2))
-    assert turns.may_come(KEY, report(9, attempt=1))
+    turns.miss(KEY, report(3), NOW)
+    assert turns.may_come(KEY, report(1, attempt=2), NOW)
+    assert turns.may_come(KEY, report(9, attempt=1), NOW)
 
 
 def test_what_has_no_number_neither_waits_nor_is_waited_for() -> None:
     """Nobody could tell its place."""
     turns = Turns()
-    turns.miss(KEY, report(None))
-    assert turns.may_come(KEY, report(7))
-    turns.miss(KEY, report(3))
-    assert turns.may_come(KEY, report(None))
-    assert not turns.may_come(KEY, report(4))
+    turns.miss(KEY, report(None), NOW)
+    assert turns.may_come(KEY, report(7), NOW)
+    turns.miss(KEY, report(3), NOW)
+    assert turns.may_come(KEY, report(None), NOW)
+    assert not turns.may_come(KEY, report(4), NOW)
+
+
+def test_who_gives_a_missed_report_up_goes_on_after_a_while() -> None:
+    """The hold is for what was sent before the answer could be heard, not for ever."""
+    turns = Turns()
+    turns.miss(KEY, report(3), NOW)
+    assert not turns.may_come(KEY, report(4), NOW + HOLD_SECONDS - 0.1)
+    assert turns.may_come(KEY, report(4), NOW + HOLD_SECONDS)
+    assert turns.may_come(KEY, report(4), NOW)
 
 
 def test_the_memory_is_bounded() -> None:
@@ -60,8 +70,8 @@ def test_the_memory_is_bounded() -> None:
     turns = Turns(remembered_tasks=2)
     keys = [uuid4() for _ in range(3)]
     for key in keys:
-        turns.miss(key, report(3))
-    assert [turns.may_come(key, report(4)) for key in keys] == [True, False, False]
+        turns.miss(key, report(3), NOW)
+    assert [turns.may_come(key, report(4), NOW) for key in keys] == [True, False, False]
 
 
 def test_the_answer_says_what_to_send_first() -> None:
