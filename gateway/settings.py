@@ -73,7 +73,7 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     def unknown_variables(environment: Mapping[str, str]) -> list[str]:
         """Names that begin like ours and mean nothing: slips that would go unnoticed."""
         fields = (*_READERS, *LedgerSettings.__struct_fields__)
-        known = _ELSEWHERE | {f"LEDGERWIRE_{name.upper()}" for name in fields}
+        known = _ELSEWHERE | {f"LEDGERWIRE_{name.upper()}" for name in fields if name != "database_url"}
         return sorted(name for name in environment if name.startswith("LEDGERWIRE_") and name not in known)
 
     @classmethod
