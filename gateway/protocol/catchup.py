@@ -28,12 +28,13 @@ class Catchup(Generic[E]):
 
     `delivered` is the sequence up to which everything has been given out. While `due` is set, a read of the ledger is
     needed: whoever runs the subscription calls `begin_read`, reads after `delivered`, and brings what it found to
-    `join`. Live events go through `offer` at any time.
+    `join`. Live events go through `offer` at any time, and `buffered_events` of them are kept during a read.
     """
 
-    __slots__ = ("_buffer", "_floor", "_overflowed", "delivered", "due", "reading")
+    __slots__ = ("_buffer", "_buffered_events", "_floor", "_overflowed", "delivered", "due", "reading")
 
-    def __init__(self, delivered: int = 0) -> None:
+    def __init__(self, delivered: int = 0, *, buffered_events: int = BUFFERED_EVENTS) -> None:
+        self._buffered_events = buffered_events
         self.delivered = delivered
         self._floor = delivered  # where this subscription began: nothing before it is ever given out
         self.due = True
@@ -55,7 +56,7 @@ class Catchup(Generic[E]):
         if self.due:
             return ()  # it was committed before the read that will come, so that read sees it
         if self.reading:
-            if len(self._buffer) >= BUFFERED_EVENTS:
+            if len(self._buffer) >= self._buffered_events:
                 self._overflowed = True
                 self._buffer.clear()
             if not self._overflowed:

@@ -17,7 +17,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.protocol import catchup
 from gateway.protocol.catchup import Catchup
 
 
@@ -50,6 +49,8 @@ class World(NamedTuple):
 
 
 SLOTS: Final = Catchup.__slots__
+BUFFERED_EVENTS: Final = 2
+"""A buffer so small that small worlds overflow it."""
 Kind = type[Catchup[Commit]]
 
 
@@ -85,7 +86,9 @@ class Explorer:
 
     def explore(self) -> None:
         """Depth first, each world once."""
-        first = World(frozen(self.kind(self.start)), self.start, 0, (), self.start, self.start)
+        first = World(
+            frozen(self.kind(self.start, buffered_events=BUFFERED_EVENTS)), self.start, 0, (), self.start, self.start
+        )
         to_visit = [first]
         self.seen.add(first)
         while to_visit:
@@ -232,13 +235,6 @@ SCOPES: Final = [
 ]
 
 
-@pytest.fixture
-def _two_events_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A buffer so small that small worlds overflow it."""
-    monkeypatch.setattr(catchup, "BUFFERED_EVENTS", 2)
-
-
-@pytest.mark.usefixtures("_two_events_fit")
 @pytest.mark.parametrize(("after", "commits", "lossy"), SCOPES)
 def test_every_interleaving_gives_each_event_once_in_order(after: int | None, commits: int, lossy: bool) -> None:
     """All worlds that can be reached: what is given out is after+1 … head, once each, and the head is reached."""
@@ -311,7 +307,7 @@ class OverflowNotNoticed(Catchup[Commit]):
 
     def offer(self, event: Commit) -> Sequence[Commit]:
         """A live event."""
-        if self.reading and len(self._buffer) >= catchup.BUFFERED_EVENTS:
+        if self.reading and len(self._buffer) >= self._buffered_events:
             return ()
         return super().offer(event)
 
@@ -396,7 +392,6 @@ FAULTS: Final[list[Kind]] = [
 ]
 
 
-@pytest.mark.usefixtures("_two_events_fit")
 @pytest.mark.parametrize("faulty", FAULTS)
 def test_a_planted_fault_is_found(faulty: Kind) -> None:
     """The check above is not empty: each fault that a catchup could have breaks it, in a world of four commits."""
