@@ -13,7 +13,6 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Final, Protocol
-from uuid import UUID
 
 import structlog
 
@@ -21,7 +20,7 @@ from gateway.bus.port import Bus, Hint
 from gateway.protocol.codec import transition_frame
 from gateway.protocol.effects import Event
 from ledger.errors import LedgerError
-from ledger.model import TERMINAL, Transition
+from ledger.model import TERMINAL, Key, Transition
 from ledger.reader import Reader
 
 log = structlog.get_logger(__name__)
@@ -59,9 +58,9 @@ class Hub:
     def __init__(self, reader: Reader, bus: Bus) -> None:
         self._reader = reader
         self._bus = bus
-        self._topics: dict[UUID, _Topic] = {}
+        self._topics: dict[Key, _Topic] = {}
         self._everyone: set[Watcher] = set()
-        self._behind: dict[UUID, None] = {}
+        self._behind: dict[Key, None] = {}
         self._wake = asyncio.Event()
         self.degraded = False
         """Whether the last re-read failed."""
@@ -84,11 +83,11 @@ class Hub:
         """A connection has ended; call `unwatch` for what it watched."""
         self._everyone.discard(watcher)
 
-    def watch(self, key: UUID, watcher: Watcher) -> None:
+    def watch(self, key: Key, watcher: Watcher) -> None:
         """From now on the watcher gets what is forwarded of this task."""
         self._topics.setdefault(key, _Topic()).watchers.add(watcher)
 
-    def unwatch(self, key: UUID, watcher: Watcher) -> None:
+    def unwatch(self, key: Key, watcher: Watcher) -> None:
         """No longer."""
         topic = self._topics.get(key)
         if topic is not None:
@@ -97,7 +96,7 @@ class Hub:
                 del self._topics[key]
                 self._behind.pop(key, None)
 
-    def seen(self, key: UUID, seq: int, *, ended: bool) -> None:
+    def seen(self, key: Key, seq: int, *, ended: bool) -> None:
         """A watcher has read the task up to here (0: nobody has heard of it)."""
         topic = self._topics.get(key)
         if topic is None:
@@ -121,7 +120,7 @@ class Hub:
                 self._forward(key, topic, of_task)
         self._bus.announce(hints)
 
-    def reached(self, key: UUID, seq: int) -> None:
+    def reached(self, key: Key, seq: int) -> None:
         """A task has come at least so far; what happened in between may not have been seen here."""
         topic = self._topics.get(key)
         if topic is not None and topic.seq is not None and seq > topic.seq:
@@ -165,7 +164,7 @@ class Hub:
         keys = [key for key, topic in self._topics.items() if not topic.ended and topic.seq is not None]
         if not self._everyone and not self._topics and not self.degraded:
             return
-        for some in _slices(keys or [UUID(int=0)], TASKS_PER_READ):  # with nothing to ask, ask whether it is there
+        for some in _slices(keys or ["0" * 32], TASKS_PER_READ):  # with nothing to ask, ask whether it is there
             for key, (seq, _) in (await self._reader.sequences(some)).items():
                 self.reached(key, seq)
         self._set_degraded(False)
@@ -205,7 +204,7 @@ class Hub:
             else:
                 topic.known = topic.seq  # the ledger has no more: the hint was wrong
 
-    def _forward(self, key: UUID, topic: _Topic, transitions: Iterable[Transition]) -> None:
+    def _forward(self, key: Key, topic: _Topic, transitions: Iterable[Transition]) -> None:
         events = []
         for transition in transitions:
             if topic.seq is not None:
@@ -221,7 +220,7 @@ class Hub:
             for watcher in list(topic.watchers):
                 watcher.deliver(events)
 
-    def _lags(self, key: UUID, topic: _Topic, seq: int) -> None:
+    def _lags(self, key: Key, topic: _Topic, seq: int) -> None:
         topic.known = max(topic.known, seq)
         self._behind[key] = None
         self._wake.set()
@@ -236,9 +235,9 @@ class Hub:
             watcher.notice(kind)
 
 
-def _key_of(transition: Transition) -> UUID:
+def _key_of(transition: Transition) -> Key:
     return transition.key
 
 
-def _slices(keys: Sequence[UUID], size: int) -> Iterable[Sequence[UUID]]:
+def _slices(keys: Sequence[Key], size: int) -> Iterable[Sequence[Key]]:
     return (keys[i : i + size] for i in range(0, len(keys), size))

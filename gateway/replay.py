@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
-from uuid import UUID
 
 from gateway.outbox import BYTES as OUTBOX_BYTES
 from gateway.outbox import FRAMES as OUTBOX_FRAMES
 from gateway.protocol.codec import transition_frame
 from gateway.protocol.effects import Event, Read, Want
-from ledger.model import TERMINAL
+from ledger.model import TERMINAL, Key
 from ledger.reader import Reader
 
 PAGE: Final = OUTBOX_FRAMES // 2
@@ -41,7 +40,7 @@ async def answer(reader: Reader, wants: Sequence[Want]) -> list[Read]:
     if not cursors:
         return reads
     heads = await reader.sequences([key for key, _ in cursors])
-    page: dict[UUID, list[Event]] = {}
+    page: dict[Key, list[Event]] = {}
     for transition in await reader.replay(cursors, limit=PAGE):
         page.setdefault(transition.key, []).append(Event(transition, transition_frame(transition)))
     last_served = next(reversed(page), None)

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Generic, TypeVar
-from uuid import UUID
 
 from msgspec.structs import replace
 
 from ledger.decide import decide, repeated
-from ledger.model import Change, Prior, Receipt, Rejection, Report, Request, State, Transition
+from ledger.model import Change, Digest, Key, Prior, Receipt, Rejection, Report, Request, State, Transition
 
 Answer = Receipt | Rejection
 
@@ -29,7 +28,7 @@ class Entry:
 
     __slots__ = ("digest", "key", "request", "sent_seq")
 
-    def __init__(self, *, key: UUID, request: Request, digest: UUID) -> None:
+    def __init__(self, *, key: Key, request: Request, digest: Digest) -> None:
         self.key = key
         self.request = request
         self.digest = digest
@@ -70,28 +69,28 @@ class Fold(Generic[E]):
     __slots__ = ("answers", "growth", "stale")
 
     def __init__(self) -> None:
-        self.stale: set[UUID] = set()
+        self.stale: set[Key] = set()
         """Tasks that must be read before their entries can be decided; none of them is in the rest."""
-        self.growth: dict[UUID, Growth[E]] = {}
+        self.growth: dict[Key, Growth[E]] = {}
         """What is to be appended, by task."""
-        self.answers: dict[UUID, list[tuple[E, Answer]]] = {}
+        self.answers: dict[Key, list[tuple[E, Answer]]] = {}
         """Entries that change nothing, by task. Where the task grows too, they are true only if it does."""
 
-    def postpone(self, key: UUID) -> None:
+    def postpone(self, key: Key) -> None:
         """Undo all that was decided for a task: it has to be read first."""
         self.stale.add(key)
         self.growth.pop(key, None)
         self.answers.pop(key, None)
 
 
-def fold(entries: Iterable[E], heads: Mapping[UUID, State], found: Mapping[E, Found]) -> Fold[E]:
+def fold(entries: Iterable[E], heads: Mapping[Key, State], found: Mapping[E, Found]) -> Fold[E]:
     """Decide the entries in their order.
 
     `heads` is what is remembered of tasks, `found` what was read for entries just now; a read wins over a memory.
     """
     out: Fold[E] = Fold()
-    states: dict[UUID, State | None] = {}
-    carried: dict[tuple[UUID, object], Prior] = {}  # what this batch itself puts under a key
+    states: dict[Key, State | None] = {}
+    carried: dict[tuple[Key, object], Prior] = {}  # what this batch itself puts under a key
     for entry in entries:
         key, request = entry.key, entry.request
         if key in out.stale:
@@ -148,7 +147,7 @@ def heads_arguments(entries: Sequence[Entry]) -> list[list[object]]:
     return columns
 
 
-def append_arguments(growth: Mapping[UUID, Growth[E]]) -> list[list[object]]:
+def append_arguments(growth: Mapping[Key, Growth[E]]) -> list[list[object]]:
     """The 35 arrays of `append.sql`: 20 with an element per task, in key order, and 15 with one per transition."""
     tasks: list[tuple[object, ...]] = []
     transitions: list[tuple[object, ...]] = []
@@ -169,7 +168,7 @@ def append_arguments(growth: Mapping[UUID, Growth[E]]) -> list[list[object]]:
     return [list(column) for column in (*zip(*tasks, strict=True), *zip(*transitions, strict=True))]
 
 
-def transitions_of(key: UUID, growth: Growth[E], at: datetime) -> list[Transition]:
+def transitions_of(key: Key, growth: Growth[E], at: datetime) -> list[Transition]:
     """What a task's growth looks like to a reader, once it is committed at `at`."""
     return [
         Transition(

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from uuid import UUID
 
 import structlog
 
 from ledger.errors import LedgerError
+from ledger.model import Key
 from ledger.pool import Lane
 from ledger.sql import query
 
@@ -27,14 +27,14 @@ class Beats:
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
-        self._keys: set[UUID] = set()
+        self._keys: set[Key] = set()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to write; needs a running event loop."""
         self._task = asyncio.create_task(self._run(), name="ledger-beats")
 
-    def add(self, keys: Iterable[UUID]) -> None:
+    def add(self, keys: Iterable[Key]) -> None:
         """The workers of these tasks are there. Beyond the bound the rest is dropped; the next beat comes soon."""
         for key in keys:
             if len(self._keys) >= BEATS_PER_STATEMENT:

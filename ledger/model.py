@@ -11,11 +11,16 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Final, Literal
-from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
+
+Key = str
+"""A task's key: the 32 hex digits of a uuid. A str, because it is looked up several times for every report."""
+
+Digest = str
+"""16 bytes of a sha256, as 32 hex digits."""
 
 TASK_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
 """A task id that is safe in a URL, a log line and a bus subject (`*` and `>` would be wildcards there)."""
@@ -142,7 +147,7 @@ class Step(Struct, frozen=True, kw_only=True):
 class Transition(Struct, frozen=True, kw_only=True):
     """One committed change of a task. Small members hold the state after it; payloads are None when unchanged."""
 
-    key: UUID
+    key: Key
     task_id: str
     seq: int
     status: Status
@@ -161,7 +166,7 @@ class Transition(Struct, frozen=True, kw_only=True):
 class Task(Struct, frozen=True, kw_only=True):
     """A snapshot: a task as of sequence `seq`. Payloads are JSON text or None."""
 
-    key: UUID
+    key: Key
     tenant: str
     task_id: str
     kind: str | None
@@ -192,8 +197,8 @@ class Report(Struct, frozen=True, kw_only=True):
     task_id: str
     attempt: int | Literal["new"] | None = None
     n: int | None = None
-    idem: UUID | None = None
-    digest: UUID | None = None
+    idem: Digest | None = None
+    digest: Digest | None = None
     status: Status | None = None
     progress: float | UnsetType | None = UNSET
     stage: str | UnsetType | None = UNSET
@@ -211,8 +216,8 @@ class Create(Struct, frozen=True, kw_only=True):
 
     tenant: str
     task_id: str
-    idem: UUID
-    digest: UUID
+    idem: Digest
+    digest: Digest
     kind: str | None = None
     owner: str | None = None
     data: bytes | None = None
@@ -223,8 +228,8 @@ class CancelRequest(Struct, frozen=True, kw_only=True):
 
     tenant: str
     task_id: str
-    idem: UUID | None = None
-    digest: UUID | None = None
+    idem: Digest | None = None
+    digest: Digest | None = None
     reason: str | None = None
 
 
@@ -237,7 +242,7 @@ class Prior(Struct, frozen=True, kw_only=True):
     seq: int
     status: Status
     attempt: int
-    digest: UUID
+    digest: Digest
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -268,14 +273,14 @@ class Rejection(Struct, frozen=True, kw_only=True):
     message: str
 
 
-def task_key(tenant: str, task_id: str) -> UUID:
-    """The 16-byte key of a task: the first half of sha256(tenant ‖ 0x1f ‖ task_id). SQL computes it alike."""
-    return UUID(bytes=hashlib.sha256(f"{tenant}\x1f{task_id}".encode()).digest()[:16])
+def task_key(tenant: str, task_id: str) -> Key:
+    """The key of a task: the first half of sha256(tenant ‖ 0x1f ‖ task_id). SQL computes it alike."""
+    return hashlib.sha256(f"{tenant}\x1f{task_id}".encode()).hexdigest()[:32]
 
 
-def fingerprint(*parts: object) -> UUID:
+def fingerprint(*parts: object) -> Digest:
     """A 16-byte digest of any JSON-like parts, to tell whether a repeated key carries the same content."""
-    return UUID(bytes=hashlib.sha256(msgspec.json.encode(parts)).digest()[:16])
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
 
 
 def advance(task: Task, transition: Transition) -> Task:

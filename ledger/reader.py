@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from uuid import UUID
 
 import asyncpg
 
 from ledger.errors import OutcomeUnknown, Unavailable
-from ledger.model import Status, Task, Transition, task_key
+from ledger.model import Key, Status, Task, Transition, task_key
 from ledger.pool import Lane
 from ledger.rows import task_of, transition_of
 from ledger.sql import query
@@ -24,7 +23,7 @@ REPLAY_BYTES = 256 * 1024
 HISTORY_ROWS = 200
 """Tasks in one history page at most."""
 
-_NEWEST = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))
+_NEWEST = (datetime.max.replace(tzinfo=UTC), "f" * 32)
 
 
 class Reader:
@@ -42,16 +41,16 @@ class Reader:
         """The newest snapshot of a task, or None when nobody has heard of it."""
         return next(iter(await self.tasks([task_key(tenant, task_id)])), None)
 
-    async def tasks(self, keys: Sequence[UUID]) -> list[Task]:
+    async def tasks(self, keys: Sequence[Key]) -> list[Task]:
         """The newest snapshots of those tasks that exist, in no order."""
         return [task_of(row) for row in await self._fetch("snapshots", list(keys))]
 
-    async def sequences(self, keys: Sequence[UUID]) -> dict[UUID, tuple[int, Status]]:
+    async def sequences(self, keys: Sequence[Key]) -> dict[Key, tuple[int, Status]]:
         """How far each of the tasks has come; those that do not exist are missing."""
         rows = await self._fetch("sequences", list(keys))
-        return {row["key"]: (row["seq"], Status(row["status"])) for row in rows}
+        return {row["key"].hex: (row["seq"], Status(row["status"])) for row in rows}
 
-    async def replay(self, cursors: Sequence[tuple[UUID, int]], *, limit: int = REPLAY_ROWS) -> list[Transition]:
+    async def replay(self, cursors: Sequence[tuple[Key, int]], *, limit: int = REPLAY_ROWS) -> list[Transition]:
         """The transitions after each (key, sequence), task by task in the order given, each task's in sequence.
 
         At most `limit` rows and `REPLAY_BYTES` of payload in all: the last task served, and those after it, may have
@@ -69,7 +68,7 @@ class Reader:
         owner: str | None = None,
         statuses: Sequence[Status] | None = None,
         kind: str | None = None,
-        before: tuple[datetime, UUID] | None = None,
+        before: tuple[datetime, Key] | None = None,
         limit: int = 50,
     ) -> list[Task]:
         """A tenant's tasks, newest first, those after the row `before` = (created_at, key) of the page before."""

@@ -39,14 +39,14 @@ def prior_of(row: asyncpg.Record) -> Prior | None:
         seq=row["prior_seq"],
         status=Status(row["prior_status"]),
         attempt=row["prior_attempt"],
-        digest=row["prior_digest"],
+        digest=row["prior_digest"].hex,
     )
 
 
 def task_of(row: asyncpg.Record) -> Task:
     """A snapshot, from a row of `snapshots.sql` or `history.sql`."""
     return Task(
-        key=row["key"],
+        key=row["key"].hex,
         tenant=row["tenant"],
         task_id=row["task_id"],
         kind=row["kind"],
@@ -70,7 +70,7 @@ def task_of(row: asyncpg.Record) -> Task:
 def transition_of(row: asyncpg.Record) -> Transition:
     """A transition, from a row of `replay.sql`."""
     return Transition(
-        key=row["key"],
+        key=row["key"].hex,
         task_id=row["task_id"],
         seq=row["seq"],
         status=Status(row["status"]),

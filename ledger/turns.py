@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from typing import Final
-from uuid import UUID
 
 from ledger.errors import Unavailable
-from ledger.model import Report, Request
+from ledger.model import Key, Report, Request
 
 REMEMBERED_TASKS: Final = 10_000
 RETRY_AFTER_MS: Final = 500
@@ -26,9 +25,9 @@ class Turns:
 
     def __init__(self, remembered_tasks: int = REMEMBERED_TASKS) -> None:
         self._remembered_tasks = remembered_tasks
-        self._missed: OrderedDict[UUID, tuple[tuple[int, int], float]] = OrderedDict()
+        self._missed: OrderedDict[Key, tuple[tuple[int, int], float]] = OrderedDict()
 
-    def miss(self, key: UUID, request: Request, now: float) -> None:
+    def miss(self, key: Key, request: Request, now: float) -> None:
         """This request was answered "try again", at `now` (monotonic seconds)."""
         number = _number_of(request)
         if number is None:
@@ -41,7 +40,7 @@ class Turns:
         if len(self._missed) > self._remembered_tasks:
             self._missed.popitem(last=False)
 
-    def may_come(self, key: UUID, request: Request, now: float) -> bool:
+    def may_come(self, key: Key, request: Request, now: float) -> bool:
         """Whether nothing is missed before this request. The missed one itself ends the wait for it."""
         missed = self._missed.get(key)
         number = _number_of(request)

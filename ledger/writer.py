@@ -17,14 +17,13 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
-from uuid import UUID
 
 import structlog
 
 from ledger.batch import Answer, Entry, Fold, Found, append_arguments, fold, heads_arguments, transitions_of
 from ledger.decide import receipt
 from ledger.errors import Busy, LedgerError, OutcomeUnknown, Refused, Unavailable
-from ledger.model import TERMINAL, Rejection, Request, State, Transition, task_key
+from ledger.model import TERMINAL, Digest, Key, Rejection, Request, State, Transition, task_key
 from ledger.pool import Lane
 from ledger.rows import prior_of, state_of
 from ledger.sql import query
@@ -44,14 +43,14 @@ class Listener(Protocol):
     def committed(self, transitions: Sequence[Transition]) -> None:
         """These are in the ledger now."""
 
-    def reached(self, key: UUID, seq: int) -> None:
+    def reached(self, key: Key, seq: int) -> None:
         """The task is known to have come at least so far; what happened in between was not seen here."""
 
 
 class _Pending(Entry):
     __slots__ = ("answer", "deadline")
 
-    def __init__(self, *, key: UUID, request: Request, digest: UUID, deadline: float) -> None:
+    def __init__(self, *, key: Key, request: Request, digest: Digest, deadline: float) -> None:
         super().__init__(key=key, request=request, digest=digest)
         self.deadline = deadline  # monotonic seconds
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -106,13 +105,13 @@ class Writer:
         if self._closing:
             raise Unavailable("This server is shutting down; send the report again.", retry_after_ms=1000)
         key = task_key(request.tenant, request.task_id)
-        shard = self._shards[key.int % len(self._shards)]
+        shard = self._shards[hash(key) % len(self._shards)]
         if self.waiting >= self._queue_limit:
             shard.turns.miss(key, request, time.monotonic())
             raise Busy("Too many reports are waiting for the database.", retry_after_ms=BUSY_RETRY_AFTER_MS)
         if not shard.turns.may_come(key, request, time.monotonic()):
             raise out_of_turn()
-        digest = request.digest or UUID(bytes=os.urandom(16))
+        digest = request.digest or os.urandom(16).hex()
         pending = _Pending(
             key=key, request=request, digest=digest, deadline=time.monotonic() + self._queue_wait_seconds
         )
@@ -139,7 +138,7 @@ class _Shard:
         self._batch_limit = batch_limit
         self._queue: deque[_Pending] = deque()
         self._at_work: Sequence[_Pending] = ()
-        self._heads: OrderedDict[UUID, State] = OrderedDict()
+        self._heads: OrderedDict[Key, State] = OrderedDict()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -245,7 +244,7 @@ class _Shard:
             return await self._refused(batch, error)
         except UnicodeDecodeError as error:
             return await self._refused(batch, Refused(f"A payload is not UTF-8: {error.reason}."))
-        applied: dict[UUID, datetime] = {}
+        applied: dict[Key, datetime] = {}
         if decided.growth:
             try:
                 rows = await self._lane.fetch(query("append"), *arguments)
@@ -263,7 +262,7 @@ class _Shard:
                 if error.reason != "statement_timeout" or len(batch) == 1:
                     raise
                 return await self._in_halves(batch)  # it is the batch that takes too long
-            applied = {row["key"]: row["at"] for row in rows}
+            applied = {row["key"].hex: row["at"] for row in rows}
         self._settle(decided, applied)
         return [entry for entry in batch if not entry.answer.done() and entry.key in decided.growth]
 
@@ -283,7 +282,7 @@ class _Shard:
         again += [entry for entry in batch[middle:] if entry.key in held]
         return [*again, *await self._commit([entry for entry in batch[middle:] if entry.key not in held])]
 
-    def _settle(self, decided: Fold[_Pending], applied: dict[UUID, datetime]) -> None:
+    def _settle(self, decided: Fold[_Pending], applied: dict[Key, datetime]) -> None:
         """After the commit: remember, tell the listener, then answer."""
         told: list[Transition] = []
         for key, growth in decided.growth.items():
@@ -307,7 +306,7 @@ class _Shard:
                     self._listener.reached(key, answer.seq)
                 entry.resolve(answer)
 
-    def _remember(self, key: UUID, state: State) -> None:
+    def _remember(self, key: Key, state: State) -> None:
         if state.status in TERMINAL:
             self._heads.pop(key, None)
             return

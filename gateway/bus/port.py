@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
-from uuid import UUID
 
 from msgspec import Struct
+
+from ledger.model import Key
 
 
 class Hint(Struct, frozen=True):
     """A task has come at least so far. Never trusted: a reason to read the ledger, no more."""
 
-    key: UUID
+    key: Key
     seq: int
 
 

@@ -20,7 +20,7 @@ from gateway.protocol.errors import ProtocolError
 from gateway.protocol.requests import cancel_request, create_request, report_request
 from gateway.services import Services
 from gateway.transports import longpoll, sse, websocket
-from ledger.model import TERMINAL, Receipt, Rejection, Request, Status, Task, task_key
+from ledger.model import TERMINAL, Key, Receipt, Rejection, Request, Status, Task, task_key
 
 SERVICES: Final = web.AppKey("services", Services)
 POLLED_TASKS: Final = 100
@@ -250,7 +250,7 @@ def _page_cursor(task: Task) -> str:
     return base64.urlsafe_b64encode(f"{task.created_at.isoformat()} {task.key}".encode()).decode().rstrip("=")
 
 
-def _page_after(cursor: str | None) -> tuple[datetime, UUID] | None:
+def _page_after(cursor: str | None) -> tuple[datetime, Key] | None:
     if cursor is None:
         return None
     try:
@@ -259,7 +259,7 @@ def _page_after(cursor: str | None) -> tuple[datetime, UUID] | None:
         at = datetime.fromisoformat(created_at)
         if at.tzinfo is None:
             raise ValueError(created_at)
-        return at, UUID(key)
+        return at, UUID(key).hex
     except ValueError as error:
         raise ProtocolError("bad_request", "`cursor` is not the `next` of a page.") from error
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from uuid import UUID
 
 from msgspec import Struct
 
 from gateway.protocol.errors import Bye
-from ledger.model import Request, Task, Transition
+from ledger.model import Key, Request, Task, Transition
 
-Slot = tuple[UUID, bool]
+Slot = tuple[Key, bool]
 """One subscription of a session: the task's key, and whether it is a worker attending to cancels."""
 
 
@@ -52,19 +51,19 @@ class Submit(Struct, frozen=True):
 class Watch(Struct, frozen=True):
     """Bring the live events of this task to `Session.deliver`."""
 
-    key: UUID
+    key: Key
 
 
 class Unwatch(Struct, frozen=True):
     """No longer."""
 
-    key: UUID
+    key: Key
 
 
 class Beats(Struct, frozen=True):
     """The workers of these tasks are there."""
 
-    keys: Sequence[UUID]
+    keys: Sequence[Key]
 
 
 class Close(Struct, frozen=True):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from typing import Final
-from uuid import UUID
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -16,7 +15,7 @@ from msgspec.structs import replace
 from gateway.protocol import messages
 from gateway.protocol.codec import check_task_id, payload
 from gateway.protocol.errors import ProtocolError
-from ledger.model import CancelRequest, Create, Report, Status, fingerprint
+from ledger.model import CancelRequest, Create, Digest, Report, Status, fingerprint
 
 _STATUS: Final = {status.value: status for status in Status}
 
@@ -83,7 +82,7 @@ def cancel_request(tenant: str, message: messages.Cancel) -> CancelRequest:
     )
 
 
-def _digest(report: Report) -> UUID:
+def _digest(report: Report) -> Digest:
     """Of all that the worker said, and nothing that only places it: UNSET and null must differ."""
     said = (report.progress, report.stage, report.message)
     return fingerprint(
@@ -97,9 +96,9 @@ def _digest(report: Report) -> UUID:
     )
 
 
-def _idem(key: str | None) -> UUID | None:
+def _idem(key: str | None) -> Digest | None:
     """A caller's key as the ledger keeps it."""
-    return None if key is None else UUID(bytes=hashlib.sha256(b"key\x1f" + key.encode()).digest()[:16])
+    return None if key is None else hashlib.sha256(b"key\x1f" + key.encode()).hexdigest()[:32]
 
 
 def _check_texts(message: messages.Report | messages.Create | messages.Cancel) -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Literal
-from uuid import UUID
 
 from gateway.protocol import codec
 from gateway.protocol.catchup import Catchup
 from gateway.protocol.effects import Deliver, Effect, Event, Read, Send, Slot, Unwatch, Want, Watch
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.messages import SUBSCRIPTIONS, Cursor
-from ledger.model import TERMINAL, CancelStage, Status, Task, advance, task_key
+from ledger.model import TERMINAL, CancelStage, Key, Status, Task, advance, task_key
 
 Mode = Literal["all", "latest", "cancels"]
 
@@ -60,7 +59,7 @@ class Subscriptions:
         self._waits: dict[Slot, float] = {}  # for tasks to appear, until when, in monotonic seconds
         self._ended: dict[Slot, None] = {}
 
-    def task_keys(self) -> set[UUID]:
+    def task_keys(self) -> set[Key]:
         """The tasks watched, by key."""
         return {key for key, _ in self._by_slot}
 

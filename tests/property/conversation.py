@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from uuid import UUID
-
 from ledger.decide import decide
 from ledger.model import Change, Prior, Receipt, Rejection, Request, State
 from tests.property.document_model import name_of
@@ -17,7 +15,7 @@ class Conversation:
         self.changes: list[Change] = []
         self.priors: dict[object, Prior] = {}
 
-    def ask(self, request: Request, digest: UUID) -> Change | Receipt | Rejection:
+    def ask(self, request: Request, digest: str) -> Change | Receipt | Rejection:
         """Decide, and append what is to be appended."""
         name = name_of(request)
         decision = decide(self.state, request, self.priors.get(name))

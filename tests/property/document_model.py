@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Final
-from uuid import UUID
 
 from msgspec import UNSET
 
@@ -63,7 +62,7 @@ class Happened:
 
     seq: int
     request: Request
-    digest: UUID
+    digest: str
     status: str
     attempt: int
     progress: float | None
@@ -127,7 +126,7 @@ class PaperTask:
         """The cancel request that waits for the worker."""
         return self.cancels[-1] if self.status == "cancelling" else None
 
-    def happen(self, request: Request, digest: UUID) -> Accepted | Refused:
+    def happen(self, request: Request, digest: str) -> Accepted | Refused:
         """One request; `digest` marks it, and is the request's own where it has a name."""
         first = self.names.get(name_of(request))
         if first is not None:
@@ -146,7 +145,7 @@ class PaperTask:
             cancel = next(one for one in self.cancels if one.seq == first.seq)
         return Accepted(seq=first.seq, status=first.status, attempt=first.attempt, repeat=True, cancel=_triple(cancel))
 
-    def _report(self, report: Report, digest: UUID) -> Accepted | Refused:
+    def _report(self, report: Report, digest: str) -> Accepted | Refused:
         if isinstance(report.attempt, int) and report.attempt < self.attempt:
             return Refused(code="fenced")
         if self.ended:
@@ -175,7 +174,7 @@ class PaperTask:
                 setattr(self, member, said)
         return self._append(report, digest, cancel=reached)
 
-    def _create(self, create: Create, digest: UUID) -> Accepted | Refused:
+    def _create(self, create: Create, digest: str) -> Accepted | Refused:
         if self.created:
             return Refused(code="task_exists")
         if self.ended:  # reported to its end before it was created
@@ -188,7 +187,7 @@ class PaperTask:
         self.created = True
         return self._append(create, digest, cancel=reached)
 
-    def _cancel(self, request: CancelRequest, digest: UUID) -> Accepted:
+    def _cancel(self, request: CancelRequest, digest: str) -> Accepted:
         if self.ended:
             last = self.cancels[-1] if self.cancels else None
             if last is None or last.stage == "refused":  # it ended without one
@@ -201,7 +200,7 @@ class PaperTask:
         self.cancels.append(Cancelling(seq=self.seq + 1, reason=request.reason))
         return self._append(request, digest, cancel="recorded")
 
-    def _append(self, request: Request, digest: UUID, *, cancel: str | None) -> Accepted:
+    def _append(self, request: Request, digest: str, *, cancel: str | None) -> Accepted:
         happened = Happened(
             seq=self.seq + 1,
             request=request,

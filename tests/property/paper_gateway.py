@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
-from uuid import UUID
 
 from gateway.outbox import Outbox
 from gateway.protocol import codec
@@ -54,9 +53,9 @@ class PaperTasks:
     """The ledger as a session sees it: every task with every snapshot and transition that it ever had."""
 
     def __init__(self) -> None:
-        self._talks: dict[UUID, Conversation] = {}
-        self.snapshots: dict[UUID, list[Task]] = {}
-        self.events: dict[UUID, list[Event]] = {}
+        self._talks: dict[str, Conversation] = {}
+        self.snapshots: dict[str, list[Task]] = {}
+        self.events: dict[str, list[Event]] = {}
         self._requests = 0
 
     def commit(self, request: Request) -> Receipt | Rejection:
@@ -64,7 +63,7 @@ class PaperTasks:
         key = task_key(request.tenant, request.task_id)
         talk = self._talks.setdefault(key, Conversation())
         self._requests += 1
-        decision = talk.ask(request, request.digest or UUID(int=self._requests))
+        decision = talk.ask(request, request.digest or f"{self._requests:032x}")
         if not isinstance(decision, Change):
             return decision
         step, state = decision.step, decision.state
@@ -79,15 +78,15 @@ class PaperTasks:
         self.events.setdefault(key, []).append(Event(transition, codec.transition_frame(transition)))
         return receipt(decision)
 
-    def head(self, key: UUID) -> int:
+    def head(self, key: str) -> int:
         """How far a task has come; 0 when nobody has heard of it."""
         return len(self.events.get(key, ()))
 
-    def ended(self, key: UUID) -> bool:
+    def ended(self, key: str) -> bool:
         """Whether a task is in a terminal state."""
         return self.head(key) > 0 and self.snapshots[key][-1].status in TERMINAL
 
-    def answer(self, wants: Sequence[Want], heads: dict[UUID, int], page_rows: int) -> list[Read]:
+    def answer(self, wants: Sequence[Want], heads: dict[str, int], page_rows: int) -> list[Read]:
         """As `gateway.replay.answer`: heads first, then one page for all; those it does not reach are left out."""
         reads = []
         for want in wants:
@@ -116,7 +115,7 @@ class PaperTasks:
         return reads
 
 
-def unborn(key: UUID, task_id: str) -> Task:
+def unborn(key: str, task_id: str) -> Task:
     """A task before its first transition."""
     return Task(
         key=key, tenant=TENANT, task_id=task_id, kind=None, owner=None, status=Status.PENDING, seq=0, attempt=0,
@@ -135,17 +134,17 @@ class PaperConnection:
             now=now,
         )  # fmt: skip
         self.outbox = Outbox(max_frames=4, max_bytes=1_500)
-        self.watched: set[UUID] = set()
+        self.watched: set[str] = set()
         self.asking: Authenticate | None = None
         self._behind_asking: Iterator[Effect] = iter(())
         self.submits: list[Submit] = []
         self.beats = 0
         self.closed = False
-        self.live: dict[UUID, list[Event]] = {}
+        self.live: dict[str, list[Event]] = {}
         """Events of watched tasks on their way from the hub."""
         self.wants: list[Want] = []
         """What the read under way is for."""
-        self.heads: dict[UUID, int] = {}
+        self.heads: dict[str, int] = {}
         self.did: Counter[str] = Counter()
 
     def perform(self, effects: Iterable[Effect]) -> None:
@@ -200,7 +199,7 @@ class PaperConnection:
         assert events[0].transition.key in self.watched
         self.perform(self.session.deliver(events))
 
-    def hint(self, key: UUID) -> None:
+    def hint(self, key: str) -> None:
         """The regular re-read of watched tasks brings the newest event, if nothing else has."""
         if key in self.watched and self.tasks.head(key):
             self.deliver(self.tasks.events[key][-1:])

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
-from uuid import UUID
 
 from ledger.batch import Entry, Found, heads_arguments
 from ledger.model import Cancel, CancelStage, Prior, State, Status
@@ -39,15 +38,15 @@ def rows_of(names: Sequence[str], columns: Columns) -> list[Row]:
 class PaperLedger:
     """All tasks and transitions."""
 
-    tasks: dict[UUID, Row] = field(default_factory=dict)
-    transitions: dict[UUID, list[Row]] = field(default_factory=dict)
+    tasks: dict[str, Row] = field(default_factory=dict)
+    transitions: dict[str, list[Row]] = field(default_factory=dict)
 
-    def append(self, columns: Columns) -> set[UUID]:
+    def append(self, columns: Columns) -> set[str]:
         """`append.sql`: one commit. Returns the keys of the tasks whose sequence was the expected one."""
         heads = rows_of(TASK_COLUMNS, columns[: len(TASK_COLUMNS)])
         steps = rows_of(TRANSITION_COLUMNS, columns[len(TASK_COLUMNS) :])
         assert [head["key"] for head in heads] == sorted({head["key"] for head in heads})
-        applied: set[UUID] = set()
+        applied: set[str] = set()
         for head in heads:
             expected = head.pop("expected")
             known = self.tasks.get(head["key"])

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final, Literal
-from uuid import UUID
 
 from gateway.protocol import codec
 from gateway.protocol.errors import BYES, ERRORS
@@ -216,7 +215,7 @@ class PaperPeer:
         recorded = self.tasks.events[self._key(task_id)][content["seq"] - 1].transition
         assert (recorded.cancel, recorded.reason) == (CancelStage.RECORDED, content["reason"])
 
-    def _key(self, task_id: str) -> UUID:
+    def _key(self, task_id: str) -> str:
         return task_key(TENANT, task_id)
 
     def _ended_at(self, task_id: str, seq: int) -> bool:

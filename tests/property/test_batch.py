@@ -13,7 +13,6 @@ from collections.abc import Generator, Sequence
 from datetime import UTC, datetime
 from random import Random
 from typing import Final, Literal
-from uuid import UUID
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -40,7 +39,7 @@ class Submission(Entry):
 
     __slots__ = ("answer", "first_seen", "gone", "last_seen")
 
-    def __init__(self, request: Request, digest: UUID, first_seen: int = 0) -> None:
+    def __init__(self, request: Request, digest: str, first_seen: int = 0) -> None:
         super().__init__(key=task_key(TENANT, request.task_id), request=request, digest=digest)
         self.answer: Answer | None = None
         self.gone = False  # its caller waits no longer
@@ -56,7 +55,7 @@ class PaperWriter:
         self.batch_limit = batch_limit
         self.queue: deque[Submission] = deque()
         """May lose entries whose caller has gone."""
-        self.memory: dict[UUID, State] = {}
+        self.memory: dict[str, State] = {}
         self.late: list[Columns] = []
         self.steps: Counter[str] = Counter()
 
@@ -70,7 +69,7 @@ class PaperWriter:
             found = dict(zip(stale, self.ledger.heads(stale), strict=True))
             decided = fold(batch, self.memory, found)
             assert not decided.stale
-        applied: set[UUID] = set()
+        applied: set[str] = set()
         if decided.growth:
             columns = append_arguments(decided.growth)
             fate = yield "append"
@@ -93,7 +92,7 @@ class PaperWriter:
                 entry.sent_seq = min(entry.sent_seq or change.step.seq, change.step.seq)
         self.memory.clear()
 
-    def _settle(self, decided: Fold[Submission], applied: set[UUID]) -> None:
+    def _settle(self, decided: Fold[Submission], applied: set[str]) -> None:
         for task, growth in decided.growth.items():
             if task not in applied:
                 self.memory.pop(task, None)
@@ -140,7 +139,7 @@ many = st.lists(any_request, min_size=10, max_size=30).map(one_request_per_name)
 @given(few | many, st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_a_batch_is_its_requests_one_by_one(asked: list[Request], sizes: list[int]) -> None:
     """However the requests are cut into batches: the same answers, the same transitions, the same tasks."""
-    digests = [request.digest or UUID(int=place) for place, request in enumerate(asked)]
+    digests = [request.digest or f"{place:032x}" for place, request in enumerate(asked)]
     together, alone = PaperWriter(PaperLedger(), 1), PaperWriter(PaperLedger(), 1)
     answers: list[list[Answer | None]] = []
     for writer in (together, alone):
@@ -203,7 +202,7 @@ class World:
 
     def submit(self, request: Request) -> None:
         """To any writer."""
-        entry = Submission(request, request.digest or UUID(int=len(self.submissions)))
+        entry = Submission(request, request.digest or f"{len(self.submissions):032x}")
         entry.first_seen = len(self.ledger.transitions.get(entry.key, ()))
         self.submissions.append(entry)
         self.random.choice(self.writers).queue.append(entry)
@@ -230,10 +229,10 @@ class Truth:
 
     def __init__(self, log: Sequence[dict[str, object]], submissions: Sequence[Submission]) -> None:
         by_mark = {(entry.digest, name_of(entry.request)): entry.request for entry in submissions}
-        self.log: list[tuple[Request, UUID]] = []
+        self.log: list[tuple[Request, str]] = []
         for row in log:
             digest = row["digest"]
-            assert isinstance(digest, UUID)
+            assert isinstance(digest, str)
             for name in (row["idem"], (row["attempt"], row["n"]), None):
                 if (digest, name) in by_mark:
                     self.log.append((by_mark[digest, name], digest))

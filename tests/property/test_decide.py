@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
-from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -258,7 +257,7 @@ def test_every_conversation_goes_as_the_document_says(asked: list[Request]) -> N
     """Each answer, each transition and the state after it are those of a model made from docs/protocol.md."""
     talk, paper = Conversation(), PaperTask()
     for place, request in enumerate(asked):
-        digest = request.digest or UUID(int=place)
+        digest = request.digest or f"{place:032x}"
         assert told_of(talk.ask(request, digest)) == paper.happen(request, digest), request
         assert len(talk.changes) == paper.seq
     for change, happened in zip(talk.changes, paper.log, strict=True):
@@ -280,7 +279,7 @@ def test_a_snapshot_advanced_by_each_transition_is_the_state(asked: list[Request
     """Who follows a task by its transitions knows what the ledger knows; an open cancel goes with `cancelling`."""
     talk = Conversation()
     for place, request in enumerate(asked):
-        talk.ask(request, request.digest or UUID(int=place))
+        talk.ask(request, request.digest or f"{place:032x}")
     task = Task(
         key=task_key(TENANT, TASK), tenant=TENANT, task_id=TASK, kind=None, owner=None, status=Status.PENDING,
         seq=0, attempt=0, progress=None, stage=None, message=None, data=None, result=None, error=None, cancel=None,
@@ -306,7 +305,7 @@ def test_a_snapshot_advanced_by_each_transition_is_the_state(asked: list[Request
 
 def _asked(*asked: Request) -> list[Accepted | Refused]:
     talk = Conversation()
-    return [told_of(talk.ask(request, request.digest or UUID(int=i))) for i, request in enumerate(asked)]
+    return [told_of(talk.ask(request, request.digest or f"{i:032x}")) for i, request in enumerate(asked)]
 
 
 def _report(**members: object) -> Request:
@@ -340,8 +339,8 @@ def test_a_task_is_created_once() -> None:
 def test_a_create_after_the_first_report_keeps_what_the_report_named() -> None:
     """`kind` and `owner` are set once, by whoever names them first; the status stays."""
     talk = Conversation()
-    talk.ask(_report(kind="import", progress=5.0), UUID(int=1))
-    change = talk.ask(_create(kind="export", owner="alice"), UUID(int=2))
+    talk.ask(_report(kind="import", progress=5.0), f"{1:032x}")
+    change = talk.ask(_create(kind="export", owner="alice"), f"{2:032x}")
     assert isinstance(change, Change)
     assert (change.state.kind, change.state.owner, change.state.status) == ("import", "alice", Status.RUNNING)
     assert (change.state.created, change.state.progress, change.state.seq) == (True, 5.0, 2)

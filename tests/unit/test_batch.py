@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 from ledger.batch import Entry, Found, append_arguments, fold, heads_arguments, transitions_of
 from ledger.model import (
@@ -24,7 +23,7 @@ from ledger.model import (
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 KEY = task_key("t", "a")
-MARK, OTHER = UUID(int=1), UUID(int=2)
+MARK, OTHER = f"{1:032x}", f"{2:032x}"
 STATE = State(tenant="t", task_id="a", status=Status.RUNNING, seq=5, attempt=1, n=3)
 
 
@@ -33,7 +32,7 @@ def report(**members: Any) -> Report:
     return Report(tenant="t", task_id="a", **members)
 
 
-def entry(request: Request, digest: UUID = MARK, *, sent_seq: int = 0) -> Entry:
+def entry(request: Request, digest: str = MARK, *, sent_seq: int = 0) -> Entry:
     """A request on its way."""
     made = Entry(key=task_key(request.tenant, request.task_id), request=request, digest=digest)
     made.sent_seq = sent_seq

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from uuid import UUID
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,8 +9,8 @@ from hypothesis import strategies as st
 from gateway.outbox import ANSWERS, BYTES, FRAMES, Outbox, OutboxFull
 from gateway.protocol.effects import Slot
 
-A: Slot = (UUID(int=1), False)
-B: Slot = (UUID(int=2), False)
+A: Slot = (f"{1:032x}", False)
+B: Slot = (f"{2:032x}", False)
 ALL = 1_000_000
 
 
