@@ -20,7 +20,8 @@ from gateway.bus.port import Bus, Hint
 from gateway.protocol.codec import transition_frame
 from gateway.protocol.effects import Event
 from ledger.errors import LedgerError
-from ledger.model import TERMINAL, Key, Transition
+from ledger.machine import TERMINAL
+from ledger.model import Key, Transition
 from ledger.reader import Reader
 
 log = structlog.get_logger(__name__)
@@ -109,16 +110,17 @@ class Hub:
 
     # From the writer
 
-    def committed(self, transitions: Sequence[Transition]) -> None:
-        """These are in the ledger now: forward them here, announce them to the other nodes."""
-        hints = []
+    def watches(self, key: Key) -> bool:
+        """Whether anybody here watches this task."""
+        return key in self._topics
+
+    def committed(self, transitions: Sequence[Transition], heads: Sequence[tuple[Key, int]]) -> None:
+        """These are in the ledger now: forward them here, announce how far the tasks came to the other nodes."""
         for key, group in groupby(transitions, key=_key_of):
-            of_task = list(group)
-            hints.append(Hint(key, of_task[-1].seq))
             topic = self._topics.get(key)
             if topic is not None:
-                self._forward(key, topic, of_task)
-        self._bus.announce(hints)
+                self._forward(key, topic, group)
+        self._bus.announce(heads)
 
     def reached(self, key: Key, seq: int) -> None:
         """A task has come at least so far; what happened in between may not have been seen here."""
@@ -165,8 +167,8 @@ class Hub:
         if not self._everyone and not self._topics and not self.degraded:
             return
         for some in _slices(keys or ["0" * 32], TASKS_PER_READ):  # with nothing to ask, ask whether it is there
-            for key, (seq, _) in (await self._reader.sequences(some)).items():
-                self.reached(key, seq)
+            for key, head in (await self._reader.heads(some)).items():
+                self.reached(key, head.seq)
         self._set_degraded(False)
 
     async def _fill(self) -> None:

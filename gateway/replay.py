@@ -9,7 +9,8 @@ from gateway.outbox import BYTES as OUTBOX_BYTES
 from gateway.outbox import FRAMES as OUTBOX_FRAMES
 from gateway.protocol.codec import transition_frame
 from gateway.protocol.effects import Event, Read, Want
-from ledger.model import TERMINAL, Key
+from ledger.machine import TERMINAL
+from ledger.model import Key
 from ledger.reader import Reader
 
 PAGE: Final = OUTBOX_FRAMES // 2
@@ -39,7 +40,7 @@ async def answer(reader: Reader, wants: Sequence[Want]) -> list[Read]:
     cursors = [(want.slot[0], want.after) for want in wants if want.after is not None]
     if not cursors:
         return reads
-    heads = await reader.sequences([key for key, _ in cursors])
+    heads = await reader.heads([key for key, _ in cursors])
     page: dict[Key, list[Event]] = {}
     for transition in await reader.replay(cursors, limit=PAGE):
         page.setdefault(transition.key, []).append(Event(transition, transition_frame(transition)))
@@ -48,8 +49,15 @@ async def answer(reader: Reader, wants: Sequence[Want]) -> list[Read]:
         if want.after is None:
             continue
         key = want.slot[0]
-        head, status = heads.get(key, (None, None))
-        reads.append(Read(want=want, head=head, ended=status in TERMINAL, events=page.get(key, ())))
+        head = heads.get(key)
+        reads.append(
+            Read(
+                want=want,
+                head=None if head is None else head.seq,
+                ended=head is not None and head.status in TERMINAL,
+                events=page.get(key, ()),
+            )
+        )
         if key == last_served:
             break
     return reads

@@ -93,9 +93,12 @@ async def running(settings: GatewaySettings, dsn: str) -> AsyncIterator[int]:
         pools = await Pools.open(settings.ledger, dsn)
         stack.push_async_callback(pools.close)
         await _look_at_database(pools)
-        reader = Reader(pools.read)
+        lease_ms = settings.ledger.patience.lease_ms
+        reader = Reader(pools.read, lease_ms=lease_ms)
         bus = LocalBus()
-        hub = Hub(Reader(pools.control), bus)  # clients' reads must not keep it from looking after everybody
+        hub = Hub(
+            Reader(pools.control, lease_ms=lease_ms), bus
+        )  # clients' reads must not keep it from looking after everybody
         await bus.start(hub.hinted)
         stack.push_async_callback(bus.close)
         writer = _writer(pools, hub, settings.ledger)
@@ -173,6 +176,7 @@ def _writer(pools: Pools, hub: Hub, settings: LedgerSettings) -> Writer:
         queue_limit=settings.queue_limit,
         queue_wait_seconds=settings.queue_wait_seconds,
         batch_limit=settings.batch_limit,
+        patience=settings.patience,
     )
 
 

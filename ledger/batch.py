@@ -1,38 +1,51 @@
 """A batch of requests folded into one append: which tasks change, by which steps, and who gets which answer.
 
-Pure. The writer gives it what it remembers or has read of the tasks; it gives back the arguments of `append.sql`. A
+Pure. The writer gives it what it remembers or has read of the tasks; `ledger.arguments` makes the result a statement. A
 memory may be stale, so only a change may rest on it: the append compares the sequence and does nothing where the task
 has moved on. Every other answer (a repeat, a rejection) must rest on a fresh read: `Fold.stale` names the tasks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Generic, TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
-from ledger.decide import decide, repeated
-from ledger.model import Change, Digest, Key, Prior, Receipt, Rejection, Report, Request, State, Transition
+from ledger.decide import decide
+from ledger.model import (
+    Change,
+    Create,
+    Digest,
+    Key,
+    Prior,
+    Receipt,
+    Rejection,
+    Report,
+    Request,
+    State,
+    Transition,
+)
+from ledger.receipts import repeated
 
 Answer = Receipt | Rejection
 
 
-class Entry:
+class Entry(Struct, eq=False):
     """A request on its way to the ledger.
 
     `digest` marks its transition; for a request without a key it is random, so that the writer can find out what became
     of its own statements when an answer was lost. `sent_seq` is the first place where one may have put it, 0 for none.
+    `must_read`: what was decided without a read has proved wrong.
     """
 
-    __slots__ = ("digest", "key", "request", "sent_seq")
-
-    def __init__(self, *, key: Key, request: Request, digest: Digest) -> None:
-        self.key = key
-        self.request = request
-        self.digest = digest
-        self.sent_seq = 0
+    key: Key
+    request: Request
+    digest: Digest
+    sent_seq: int = 0
+    must_read: bool = False
 
 
 E = TypeVar("E", bound=Entry)
@@ -51,16 +64,37 @@ class Found:
 class Growth(Generic[E]):
     """What a batch does to one task, beginning at the sequence `expected`; at least one change."""
 
-    __slots__ = ("changes", "expected")
+    __slots__ = ("_named", "changes", "expected", "state")
+
+    state: State
+    """The task's state after the batch."""
 
     def __init__(self, expected: int) -> None:
         self.expected = expected
         self.changes: list[tuple[E, Change]] = []
+        self._named: dict[object, Prior] | None = None
 
     @property
-    def state(self) -> State:
-        """The task's state after the batch."""
-        return self.changes[-1][1].state
+    def plain(self) -> bool:
+        """Whether `advance.sql` can write it: one change, and that is progress."""
+        return len(self.changes) == 1 and self.changes[0][1].plain
+
+    def add(self, entry: E, change: Change) -> None:
+        """One more change."""
+        self.changes.append((entry, change))
+        self.state = change.state
+
+    def carried(self, request: Request) -> Prior | None:
+        """The change of this batch that already carries the request's key or number."""
+        name = _name_of(request)
+        if name is None:
+            return None
+        named = self._named = {} if self._named is None else self._named
+        for entry, change in self.changes[len(named) :]:
+            step = change.step
+            prior = Prior(seq=step.seq, status=step.status, attempt=step.attempt, digest=entry.digest)
+            named[_name_of(entry.request) or step.seq] = prior
+        return named.get(name)
 
 
 class Fold(Generic[E]):
@@ -89,22 +123,23 @@ def fold(entries: Iterable[E], heads: Mapping[Key, State], found: Mapping[E, Fou
     `heads` is what is remembered of tasks, `found` what was read for entries just now; a read wins over a memory.
     """
     out: Fold[E] = Fold()
-    states: dict[Key, State | None] = {}
-    carried: dict[tuple[Key, object], Prior] = {}  # what this batch itself puts under a key
     for entry in entries:
         key, request = entry.key, entry.request
         if key in out.stale:
             continue
-        fresh = found.get(entry)
-        if key not in states:
-            states[key] = fresh.state if fresh is not None else heads.get(key)
-        state = states[key]
-        if fresh is None and (state is None or entry.sent_seq or request.idem is not None):
-            out.postpone(key)
-            continue
-        name = _name_of(request)
-        prior = carried.get((key, name)) if name is not None else None
-        if prior is None and fresh is not None:
+        fresh = found.get(entry) if found else None
+        growth = out.growth.get(key)
+        if growth is not None:
+            state: State | None = growth.state
+            prior = growth.carried(request)
+        else:
+            state = fresh.state if fresh is not None else heads.get(key)
+            prior = None
+        if fresh is None:
+            if _needs_read(entry, state):
+                out.postpone(key)
+                continue
+        elif prior is None:
             prior = fresh.prior
         decision: Change | Answer = (
             # Found again after a try whose answer was lost: no repeat in the caller's eyes.
@@ -113,13 +148,9 @@ def fold(entries: Iterable[E], heads: Mapping[Key, State], found: Mapping[E, Fou
             else decide(state, request, prior)
         )
         if isinstance(decision, Change):
-            if key not in out.growth:
-                out.growth[key] = Growth(state.seq if state is not None else 0)
-            out.growth[key].changes.append((entry, decision))
-            states[key] = decision.state
-            if name is not None:
-                step = decision.step
-                carried[key, name] = Prior(seq=step.seq, status=step.status, attempt=step.attempt, digest=entry.digest)
+            if growth is None:
+                growth = out.growth[key] = Growth(state.seq if state is not None else 0)
+            growth.add(entry, decision)
         elif fresh is None:
             out.postpone(key)
         else:
@@ -127,45 +158,15 @@ def fold(entries: Iterable[E], heads: Mapping[Key, State], found: Mapping[E, Fou
     return out
 
 
-def heads_arguments(entries: Sequence[Entry]) -> list[list[object]]:
-    """The 7 arrays of `heads.sql`, an element per entry; `ord` is its place in `entries`."""
-    columns: list[list[object]] = [[] for _ in range(7)]
-    for place, entry in enumerate(entries):
-        request = entry.request
-        attempt, n = (request.attempt, request.n) if isinstance(request, Report) else (None, None)
-        values = (
-            place,
-            entry.key,
-            attempt if isinstance(attempt, int) else None,
-            n,
-            request.idem,
-            entry.sent_seq or None,
-            entry.digest,
-        )
-        for column, value in zip(columns, values, strict=True):
-            column.append(value)
-    return columns
-
-
-def append_arguments(growth: Mapping[Key, Growth[E]]) -> list[list[object]]:
-    """The 35 arrays of `append.sql`: 20 with an element per task, in key order, and 15 with one per transition."""
-    tasks: list[tuple[object, ...]] = []
-    transitions: list[tuple[object, ...]] = []
-    for key in sorted(growth):
-        grown = growth[key]
-        s, c = grown.state, grown.state.cancel
-        tasks.append((
-            key, grown.expected, s.tenant, s.task_id, s.kind, s.owner, s.created, s.status, s.seq, s.attempt, s.n,
-            s.progress, s.stage, s.message, s.data_seq, s.result_seq, s.error_seq,
-            c and c.stage, c and c.seq, c and c.reason,
-        ))  # fmt: skip
-        for entry, change in grown.changes:
-            p = change.step
-            transitions.append((
-                key, p.seq, p.status, p.attempt, p.n, p.progress, p.stage, p.message, _text(p.data), _text(p.result),
-                _text(p.error), p.cancel, p.reason, entry.digest, entry.request.idem,
-            ))  # fmt: skip
-    return [list(column) for column in (*zip(*tasks, strict=True), *zip(*transitions, strict=True))]
+def _needs_read(entry: Entry, state: State | None) -> bool:
+    """Whether nothing can be decided on what is remembered."""
+    if entry.must_read or entry.sent_seq:
+        return True
+    request = entry.request
+    if state is None:
+        # Likely the first that is heard of its task: a wrong guess costs a try that writes nothing.
+        return not (isinstance(request, Create) or (isinstance(request, Report) and request.n == 1))
+    return request.idem is not None
 
 
 def transitions_of(key: Key, growth: Growth[E], at: datetime) -> list[Transition]:
@@ -198,7 +199,3 @@ def _name_of(request: Request) -> object:
     if isinstance(request, Report) and request.n is not None:
         return (request.attempt, request.n)
     return None
-
-
-def _text(payload: bytes | None) -> str | None:
-    return None if payload is None else payload.decode()

@@ -12,25 +12,22 @@ from typing import Final
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from ledger.machine import NEXT, REPORTED, TERMINAL, CancelStage, Move, Status
 from ledger.model import (
-    NEXT,
-    REPORTED,
-    TERMINAL,
     Cancel,
     CancelRequest,
-    CancelStage,
     Change,
     Create,
-    Move,
+    Lapse,
     Prior,
     Receipt,
     Rejection,
     Report,
     Request,
     State,
-    Status,
     Step,
 )
+from ledger.receipts import repeat_of, repeated
 
 ATTEMPTS_AHEAD: Final = 1_000
 """How far a worker may count ahead: a slip of the pen must not use up the numbers for everybody after it."""
@@ -48,39 +45,9 @@ def decide(state: State | None, request: Request, prior: Prior | None) -> Change
         return _decide_report(state, request)
     if isinstance(request, Create):
         return _decide_create(state, request)
-    return _decide_cancel(state, request)
-
-
-def repeated(state: State | None, request: Request, prior: Prior) -> Receipt:
-    """The answer to a request that is in the ledger already: the first one's place, and how its task stands now."""
-    cancel = state.cancel if state is not None else None
     if isinstance(request, CancelRequest):
-        if cancel is None or cancel.seq != prior.seq:
-            # Another request has been recorded since, which only a refusal of this one allows.
-            cancel = Cancel(stage=CancelStage.REFUSED, seq=prior.seq, reason=request.reason)
-    elif state is None or state.status is not Status.CANCELLING:
-        cancel = None
-    return Receipt(
-        task_id=request.task_id,
-        seq=prior.seq,
-        status=prior.status,
-        attempt=prior.attempt,
-        repeat=True,
-        cancel=cancel,
-    )
-
-
-def receipt(change: Change) -> Receipt:
-    """The answer to a change once it is committed."""
-    after = change.state
-    return Receipt(
-        task_id=after.task_id,
-        seq=after.seq,
-        status=after.status,
-        attempt=after.attempt,
-        repeat=False,
-        cancel=_open_cancel(after),
-    )
+        return _decide_cancel(state, request)
+    return _decide_lapse(state, request)
 
 
 def _decide_report(state: State | None, report: Report) -> Change | Receipt | Rejection:
@@ -88,6 +55,8 @@ def _decide_report(state: State | None, report: Report) -> Change | Receipt | Re
     refusal = _check_report(before, report)
     if refusal is not None:
         return refusal
+    if _is_plain(before, report):
+        return _progress(before, report)
     move = _move_of(before, report)
     after_status = NEXT[before.status].get(move)
     cancel = before.cancel
@@ -97,7 +66,7 @@ def _decide_report(state: State | None, report: Report) -> Change | Receipt | Re
     if cancel is not None and before.status is Status.CANCELLING:
         stage = _STAGE_AFTER.get(move)
         if stage is cancel.stage is CancelStage.DELIVERED and report.digest is None:
-            return _repeat_of(before)  # said twice without a key: still one effect
+            return repeat_of(before)  # said twice without a key: still one effect
         if stage is not None:
             cancel = replace(cancel, stage=stage)
     attempt = _attempt_after(before, report)
@@ -118,8 +87,53 @@ def _decide_report(state: State | None, report: Report) -> Change | Receipt | Re
         result_seq=before.result_seq if report.result is None else seq,
         error_seq=before.error_seq if report.error is None else seq,
         cancel=cancel,
+        lease_ms=before.lease_ms if report.lease_ms is None else report.lease_ms,
     )
-    return _change(after, report, n=report.n, cancel=stage)
+    return _change(after, report, n=report.n, cancel=stage, deadline_ms=report.deadline_ms)
+
+
+def _is_plain(before: State, report: Report) -> bool:
+    """Whether the report is progress within the attempt and no more: nearly all reports are, so they go a short way."""
+    return (
+        before.status is Status.RUNNING
+        and (report.status is None or report.status is Status.RUNNING)
+        and (report.attempt is None or report.attempt == before.attempt)
+        and (report.kind is None or before.kind is not None)
+        and (report.owner is None or before.owner is not None)
+        and report.result is None
+        and report.error is None
+        and report.cancel is None
+        and report.idem is None
+        and report.lease_ms is None
+        and report.deadline_ms is None
+    )
+
+
+def _progress(before: State, report: Report) -> Change:
+    seq = before.seq + 1
+    progress = before.progress if report.progress is UNSET else report.progress
+    stage = before.stage if report.stage is UNSET else report.stage
+    message = before.message if report.message is UNSET else report.message
+    after = replace(
+        before,
+        seq=seq,
+        n=before.n if report.n is None else report.n,
+        progress=progress,
+        stage=stage,
+        message=message,
+        data_seq=before.data_seq if report.data is None else seq,
+    )
+    step = Step(
+        seq=seq,
+        status=Status.RUNNING,
+        attempt=before.attempt,
+        n=report.n,
+        progress=progress,
+        stage=stage,
+        message=message,
+        data=report.data,
+    )
+    return Change(state=after, step=step, plain=True)
 
 
 _STAGE_AFTER: Final[Mapping[Move, CancelStage]] = {
@@ -128,7 +142,6 @@ _STAGE_AFTER: Final[Mapping[Move, CancelStage]] = {
     Move.STOP: CancelStage.HONOURED,
     Move.COMPLETE: CancelStage.TOO_LATE,
     Move.FAIL: CancelStage.TOO_LATE,
-    Move.LOSE: CancelStage.TOO_LATE,
 }
 
 
@@ -182,6 +195,8 @@ def _decide_create(state: State | None, create: Create) -> Change | Receipt | Re
             message=f"Task {create.task_id} was already created, with other content or another key;"
             " choose another task_id.",
         )
+    if before.cancel is not None and before.cancel.stage is CancelStage.FORCED and before.seq == 2:
+        return repeat_of(before)  # a tombstone to which nobody came in time: cancelled all the same
     if before.status in TERMINAL:
         return Rejection(
             code="task_ended",
@@ -203,8 +218,9 @@ def _decide_create(state: State | None, create: Create) -> Change | Receipt | Re
         seq=seq,
         data_seq=before.data_seq if create.data is None else seq,
         cancel=cancel,
+        lease_ms=before.lease_ms if create.lease_ms is None else create.lease_ms,
     )
-    return _change(after, create, cancel=stage)
+    return _change(after, create, cancel=stage, deadline_ms=create.deadline_ms)
 
 
 def _decide_cancel(state: State | None, request: CancelRequest) -> Change | Receipt:
@@ -213,9 +229,9 @@ def _decide_cancel(state: State | None, request: CancelRequest) -> Change | Rece
     if before.status in TERMINAL:
         answered = cancel is not None and cancel.stage is not CancelStage.REFUSED
         late = Cancel(stage=CancelStage.TOO_LATE, seq=before.seq, reason=None)
-        return replace(_repeat_of(before), cancel=cancel if answered else late)
+        return replace(repeat_of(before), cancel=cancel if answered else late)
     if cancel is not None and before.status is Status.CANCELLING:
-        return replace(_repeat_of(before), seq=cancel.seq)
+        return replace(repeat_of(before), seq=cancel.seq)
     seq = before.seq + 1
     after = replace(
         before,
@@ -226,6 +242,33 @@ def _decide_cancel(state: State | None, request: CancelRequest) -> Change | Rece
     return _change(after, request, cancel=CancelStage.RECORDED, reason=request.reason)
 
 
+_LAPSED: Final[Mapping[str, tuple[Move, bytes | None]]] = {
+    "lease": (Move.LOSE, b'{"code":"lost","message":"Nothing was heard of the worker for too long."}'),
+    "deadline": (Move.EXPIRE, b'{"code":"deadline","message":"The time given to this task is over."}'),
+    "cancel": (Move.FORCE, None),
+}
+
+
+def _decide_lapse(state: State | None, lapse: Lapse) -> Change | Rejection:
+    move, error = _LAPSED[lapse.why]
+    after_status = NEXT[state.status].get(move) if state is not None else None
+    if state is None or state.seq != lapse.seq or after_status is None:
+        return Rejection(code="superseded", message=f"Task {lapse.task_id} has moved on.")
+    cancel, stage = state.cancel, None
+    if cancel is not None and state.status is Status.CANCELLING:
+        stage = CancelStage.FORCED if move is Move.FORCE else CancelStage.TOO_LATE
+        cancel = replace(cancel, stage=stage)
+    seq = state.seq + 1
+    after = replace(
+        state,
+        status=after_status,
+        seq=seq,
+        error_seq=state.error_seq if error is None else seq,
+        cancel=cancel,
+    )
+    return _change(after, lapse, cancel=stage, error=error)
+
+
 def _change(
     after: State,
     request: Request,
@@ -233,6 +276,8 @@ def _change(
     n: int | None = None,
     cancel: CancelStage | None,
     reason: str | None = None,
+    error: bytes | None = None,
+    deadline_ms: int | None = None,
 ) -> Change:
     step = Step(
         seq=after.seq,
@@ -242,28 +287,13 @@ def _change(
         progress=after.progress,
         stage=after.stage,
         message=after.message,
-        data=None if isinstance(request, CancelRequest) else request.data,
+        data=request.data if isinstance(request, Report | Create) else None,
         result=request.result if isinstance(request, Report) else None,
-        error=request.error if isinstance(request, Report) else None,
+        error=request.error if isinstance(request, Report) else error,
         cancel=cancel,
         reason=reason,
     )
-    return Change(state=after, step=step)
-
-
-def _repeat_of(state: State) -> Receipt:
-    return Receipt(
-        task_id=state.task_id,
-        seq=state.seq,
-        status=state.status,
-        attempt=state.attempt,
-        repeat=True,
-        cancel=_open_cancel(state),
-    )
-
-
-def _open_cancel(state: State) -> Cancel | None:
-    return state.cancel if state.status is Status.CANCELLING else None
+    return Change(state=after, step=step, deadline_ms=deadline_ms)
 
 
 def _illegal(before: State, report: Report) -> Rejection:

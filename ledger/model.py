@@ -1,20 +1,22 @@
-"""What a task is and what may become of it: the words of the ledger, and its state machine as a table.
+"""The words of the ledger: what a task is, what is asked of it, and what is answered.
 
-Pure: no clock, no I/O, no database. What becomes of one request is `ledger.decide`'s to say.
+Pure: no clock, no I/O, no database. What becomes of one request is `ledger.decide`'s to say. What comes by the thousand
+is kept from the garbage collector (`gc=False`): it holds nothing that could hold it in turn.
 """
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import re
-from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Final, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
+
+from ledger.machine import LEASED, CancelStage, Liveness, Status, liveness_of
 
 Key = str
 """A task's key: the 32 hex digits of a uuid. A str, because it is looked up several times for every report."""
@@ -22,79 +24,14 @@ Key = str
 Digest = str
 """16 bytes of a sha256, as 32 hex digits."""
 
+KEYS_REMEMBERED: Final = 20_000
+"""Tasks whose key is not computed anew for each report; about 200 bytes each."""
+
 TASK_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
 """A task id that is safe in a URL, a log line and a bus subject (`*` and `>` would be wildcards there)."""
 
 
-class Status(enum.StrEnum):
-    """The state of a task. The last four are terminal: nothing follows them."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    CANCELLING = "cancelling"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    LOST = "lost"
-
-
-class Move(enum.StrEnum):
-    """What can be asked of a task."""
-
-    WAIT = "wait"  # a worker says: still pending
-    RUN = "run"  # … running, with or without progress
-    COMPLETE = "complete"
-    FAIL = "fail"
-    STOP = "stop"  # … stopped before the end; honours a cancel request if there is one
-    DELIVER = "deliver"  # … has heard of the cancel request
-    REFUSE = "refuse"  # … will not stop
-    CANCEL = "cancel"  # a client asks for the end
-    LOSE = "lose"  # the gateway gives up on a silent worker
-
-
-_P, _R, _C = Status.PENDING, Status.RUNNING, Status.CANCELLING
-_ENDS: Final = {
-    Move.COMPLETE: Status.COMPLETED,
-    Move.FAIL: Status.FAILED,
-    Move.STOP: Status.CANCELLED,
-    Move.LOSE: Status.LOST,
-}
-
-NEXT: Final[Mapping[Status, Mapping[Move, Status]]] = {
-    Status.PENDING: {Move.WAIT: _P, Move.RUN: _R, Move.CANCEL: _C, **_ENDS},
-    Status.RUNNING: {Move.RUN: _R, Move.CANCEL: _C, **_ENDS},
-    # Progress that was on its way when the cancel came does not undo it: only REFUSE leads back to running.
-    Status.CANCELLING: {Move.RUN: _C, Move.DELIVER: _C, Move.REFUSE: _R, **_ENDS},
-    Status.COMPLETED: {},
-    Status.FAILED: {},
-    Status.CANCELLED: {},
-    Status.LOST: {},
-}
-"""The whole state machine: `NEXT[status][move]` is the status after the move; a missing entry is an illegal move."""
-
-TERMINAL: Final = frozenset(status for status, moves in NEXT.items() if not moves)
-
-REPORTED: Final[Mapping[Status, Move]] = {
-    Status.PENDING: Move.WAIT,
-    Status.RUNNING: Move.RUN,
-    Status.COMPLETED: Move.COMPLETE,
-    Status.FAILED: Move.FAIL,
-    Status.CANCELLED: Move.STOP,
-}
-"""The move that a worker makes by reporting a status. `cancelling` and `lost` are not a worker's to report."""
-
-
-class CancelStage(enum.StrEnum):
-    """How far a cancel request has come."""
-
-    RECORDED = "recorded"
-    DELIVERED = "delivered"
-    HONOURED = "honoured"
-    REFUSED = "refused"
-    TOO_LATE = "too_late"
-
-
-class Cancel(Struct, frozen=True, kw_only=True):
+class Cancel(Struct, frozen=True, kw_only=True, gc=False):
     """A cancel request: its stage, the sequence at which it was recorded, and the asker's reason."""
 
     stage: CancelStage
@@ -102,7 +39,7 @@ class Cancel(Struct, frozen=True, kw_only=True):
     reason: str | None
 
 
-class State(Struct, frozen=True, kw_only=True):
+class State(Struct, frozen=True, kw_only=True, gc=False):
     """A task's state without its payloads and times: all that `decide` needs.
 
     `created` is false while the task exists only by a report or a cancel. `data_seq`, `result_seq` and `error_seq`
@@ -125,9 +62,10 @@ class State(Struct, frozen=True, kw_only=True):
     result_seq: int = 0
     error_seq: int = 0
     cancel: Cancel | None = None
+    lease_ms: int | None = None
 
 
-class Step(Struct, frozen=True, kw_only=True):
+class Step(Struct, frozen=True, kw_only=True, gc=False):
     """One transition to be appended, before it has a time. Payloads are JSON text; None means unchanged."""
 
     seq: int
@@ -144,7 +82,7 @@ class Step(Struct, frozen=True, kw_only=True):
     reason: str | None = None
 
 
-class Transition(Struct, frozen=True, kw_only=True):
+class Transition(Struct, frozen=True, kw_only=True, gc=False):
     """One committed change of a task. Small members hold the state after it; payloads are None when unchanged."""
 
     key: Key
@@ -164,7 +102,11 @@ class Transition(Struct, frozen=True, kw_only=True):
 
 
 class Task(Struct, frozen=True, kw_only=True):
-    """A snapshot: a task as of sequence `seq`. Payloads are JSON text or None."""
+    """A snapshot: a task as of sequence `seq`. Payloads are JSON text or None.
+
+    `beat_age_ms` is the age of the worker's last sign of life when the snapshot was read, `liveness` what it amounts
+    to; both are None while nobody is at work.
+    """
 
     key: Key
     tenant: str
@@ -183,10 +125,13 @@ class Task(Struct, frozen=True, kw_only=True):
     cancel: Cancel | None
     created_at: datetime
     updated_at: datetime
+    deadline_at: datetime | None
     beat_at: datetime | None
+    beat_age_ms: int | None
+    liveness: Liveness | None
 
 
-class Report(Struct, frozen=True, kw_only=True):
+class Report(Struct, frozen=True, kw_only=True, gc=False):
     """What a worker says of a task. UNSET members keep their value, None clears; payloads are JSON text.
 
     `idem` is the digest of the caller's key. `digest` is that of the content, where there is an `n` or a key; without
@@ -209,6 +154,8 @@ class Report(Struct, frozen=True, kw_only=True):
     kind: str | None = None
     owner: str | None = None
     cancel: Literal["delivered", "refused"] | None = None
+    lease_ms: int | None = None
+    deadline_ms: int | None = None
 
 
 class Create(Struct, frozen=True, kw_only=True):
@@ -221,6 +168,8 @@ class Create(Struct, frozen=True, kw_only=True):
     kind: str | None = None
     owner: str | None = None
     data: bytes | None = None
+    lease_ms: int | None = None
+    deadline_ms: int | None = None
 
 
 class CancelRequest(Struct, frozen=True, kw_only=True):
@@ -233,10 +182,24 @@ class CancelRequest(Struct, frozen=True, kw_only=True):
     reason: str | None = None
 
 
-Request = Report | Create | CancelRequest
+class Lapse(Struct, frozen=True, kw_only=True):
+    """The ledger itself ends a task that was left alone, as it stood at `seq`; later, it is overtaken.
+
+    `why`: the lease ran out, the deadline passed, or nobody answered the cancel request.
+    """
+
+    tenant: str
+    task_id: str
+    seq: int
+    why: Literal["lease", "deadline", "cancel"]
+    idem: None = None
+    digest: None = None
 
 
-class Prior(Struct, frozen=True, kw_only=True):
+Request = Report | Create | CancelRequest | Lapse
+
+
+class Prior(Struct, frozen=True, kw_only=True, gc=False):
     """The transition that already carries a request's (attempt, n) or key."""
 
     seq: int
@@ -245,14 +208,40 @@ class Prior(Struct, frozen=True, kw_only=True):
     digest: Digest
 
 
-class Change(Struct, frozen=True, kw_only=True):
-    """The request is to be appended: the state after it, and the step."""
+class Change(Struct, frozen=True, kw_only=True, gc=False):
+    """The request is to be appended: the state after it, and the step.
+
+    `plain` is progress and nothing else: status, attempt and all that is said of a task once are as before.
+    `deadline_ms` from the commit on the task has to be done.
+    """
 
     state: State
     step: Step
+    plain: bool = False
+    deadline_ms: int | None = None
 
 
-class Receipt(Struct, frozen=True, kw_only=True):
+class Head(Struct, frozen=True, kw_only=True):
+    """How far a task has come."""
+
+    seq: int
+    status: Status
+    liveness: Liveness | None
+
+
+class Patience(Struct, frozen=True, kw_only=True):
+    """How long the ledger waits before it acts for somebody who does not, in milliseconds.
+
+    `lease_ms` is how long a worker may be silent where it has not said so itself; `grace_ms` later the task is lost.
+    `cancel_ms` is how long a cancel request may stay without an answer.
+    """
+
+    lease_ms: int = 60_000
+    grace_ms: int = 120_000
+    cancel_ms: int = 30_000
+
+
+class Receipt(Struct, frozen=True, kw_only=True, gc=False):
     """The request is in the ledger: where, and the status there. `repeat` when it was there before.
 
     `cancel` is the task's cancel request while one is open, and always for an answer to a cancel.
@@ -273,6 +262,7 @@ class Rejection(Struct, frozen=True, kw_only=True):
     message: str
 
 
+@lru_cache(maxsize=KEYS_REMEMBERED)
 def task_key(tenant: str, task_id: str) -> Key:
     """The key of a task: the first half of sha256(tenant ‖ 0x1f ‖ task_id). SQL computes it alike."""
     return hashlib.sha256(f"{tenant}\x1f{task_id}".encode()).hexdigest()[:32]
@@ -286,6 +276,7 @@ def fingerprint(*parts: object) -> Digest:
 def advance(task: Task, transition: Transition) -> Task:
     """The snapshot after one more transition. `kind`, `owner` and `beat_at` stay: a transition does not tell them."""
     cancel = task.cancel
+    heard = transition.cancel is not CancelStage.RECORDED  # a client's request is no sign of the worker
     if transition.cancel is CancelStage.RECORDED:
         cancel = Cancel(stage=transition.cancel, seq=transition.seq, reason=transition.reason)
     elif transition.cancel is not None and cancel is not None:
@@ -303,4 +294,6 @@ def advance(task: Task, transition: Transition) -> Task:
         error=task.error if transition.error is None else transition.error,
         cancel=cancel,
         updated_at=transition.at,
+        beat_age_ms=None if transition.status not in LEASED else 0 if heard else task.beat_age_ms,
+        liveness=liveness_of(transition.status, late=not heard and task.liveness is Liveness.LATE),
     )

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 import asyncpg
 
 from ledger.errors import OutcomeUnknown, Unavailable
-from ledger.model import Key, Status, Task, Transition, task_key
+from ledger.machine import Status
+from ledger.model import Head, Key, Task, Transition, task_key
 from ledger.pool import Lane
-from ledger.rows import task_of, transition_of
+from ledger.rows import head_of, task_of, transition_of
 from ledger.sql import query
 
 REPLAY_ROWS = 500
@@ -27,10 +28,11 @@ _NEWEST = (datetime.max.replace(tzinfo=UTC), "f" * 32)
 
 
 class Reader:
-    """Reads through one lane of connections."""
+    """Reads through one lane of connections. `lease_ms` is the lease of tasks whose worker named none."""
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: Lane, *, lease_ms: int) -> None:
         self._lane = lane
+        self._lease_ms = lease_ms
 
     async def epoch(self) -> str:
         """The identity of the ledger's history."""
@@ -43,12 +45,12 @@ class Reader:
 
     async def tasks(self, keys: Sequence[Key]) -> list[Task]:
         """The newest snapshots of those tasks that exist, in no order."""
-        return [task_of(row) for row in await self._fetch("snapshots", list(keys))]
+        return [task_of(row) for row in await self._fetch("snapshots", list(keys), self._lease_ms)]
 
-    async def sequences(self, keys: Sequence[Key]) -> dict[Key, tuple[int, Status]]:
+    async def heads(self, keys: Sequence[Key]) -> dict[Key, Head]:
         """How far each of the tasks has come; those that do not exist are missing."""
-        rows = await self._fetch("sequences", list(keys))
-        return {row["key"].hex: (row["seq"], Status(row["status"])) for row in rows}
+        rows = await self._fetch("sequences", list(keys), self._lease_ms)
+        return {row["key"].hex: head_of(row) for row in rows}
 
     async def replay(self, cursors: Sequence[tuple[Key, int]], *, limit: int = REPLAY_ROWS) -> list[Transition]:
         """The transitions after each (key, sequence), task by task in the order given, each task's in sequence.
@@ -82,6 +84,7 @@ class Reader:
             created_at,
             key,
             min(limit, HISTORY_ROWS),
+            self._lease_ms,
         )
         return [task_of(row) for row in rows]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncpg
 
-from ledger.model import Cancel, CancelStage, Prior, State, Status, Task, Transition
+from ledger.machine import LEASED, CancelStage, Status, liveness_of
+from ledger.model import Cancel, Head, Prior, State, Task, Transition
 
 
 def state_of(row: asyncpg.Record) -> State | None:
@@ -28,6 +29,7 @@ def state_of(row: asyncpg.Record) -> State | None:
         result_seq=row["result_seq"],
         error_seq=row["error_seq"],
         cancel=_cancel_of(row),
+        lease_ms=row["lease_ms"],
     )
 
 
@@ -43,15 +45,22 @@ def prior_of(row: asyncpg.Record) -> Prior | None:
     )
 
 
+def head_of(row: asyncpg.Record) -> Head:
+    """How far a task has come, from a row of `sequences.sql`."""
+    status = Status(row["status"])
+    return Head(seq=row["seq"], status=status, liveness=liveness_of(status, late=row["late"]))
+
+
 def task_of(row: asyncpg.Record) -> Task:
     """A snapshot, from a row of `snapshots.sql` or `history.sql`."""
+    status = Status(row["status"])
     return Task(
         key=row["key"].hex,
         tenant=row["tenant"],
         task_id=row["task_id"],
         kind=row["kind"],
         owner=row["owner"],
-        status=Status(row["status"]),
+        status=status,
         seq=row["seq"],
         attempt=row["attempt"],
         progress=row["progress"],
@@ -63,7 +72,10 @@ def task_of(row: asyncpg.Record) -> Task:
         cancel=_cancel_of(row),
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+        deadline_at=row["deadline_at"],
         beat_at=row["beat_at"],
+        beat_age_ms=row["beat_age_ms"] if status in LEASED else None,
+        liveness=liveness_of(status, late=row["late"]),
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from ledger.errors import SettingsError
+from ledger.model import Patience
 
 PREFIX: Final = "LEDGERWIRE_"
 DATABASE_URL_EXAMPLE: Final = "postgresql://ledgerwire:secret@db.example:5432/ledgerwire"
@@ -99,6 +100,15 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
     batch_limit: int = 500
     """Reports in one commit. A larger batch holds its row locks for longer and gains little."""
 
+    lease_seconds: float = 60.0
+    """How long a worker may be silent (no report, no beat) before its task is called late, where neither task nor
+    report named a lease."""
+    lease_grace_seconds: float = 120.0
+    """How much later the task is committed as lost. Generous: it cannot be undone, and a worker may be in a long stage,
+    swapped out, or behind a network that is down."""
+    cancel_grace_seconds: float = 30.0
+    """How long a cancel request may stay unanswered before the task is committed as cancelled all the same."""
+
     def __post_init__(self) -> None:
         for field, (low, high) in _RANGES.items():
             value = getattr(self, field)
@@ -140,6 +150,15 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
                 f"{named} is {self.request_deadline_seconds:g}, but acquire, connect and command together "
                 f"may take {longest:g} s. Example: {named}={math.ceil(longest)}"
             )
+
+    @property
+    def patience(self) -> Patience:
+        """The three graces, as the writer and the reaper want them."""
+        return Patience(
+            lease_ms=round(self.lease_seconds * 1000),
+            grace_ms=round(self.lease_grace_seconds * 1000),
+            cancel_ms=round(self.cancel_grace_seconds * 1000),
+        )
 
     def __repr__(self) -> str:
         """Every field, with passwords redacted: a settings object does end up in a log one day."""
@@ -196,6 +215,9 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "queue_limit": (1, 1_000_000),
     "queue_wait_seconds": (0.01, 60),
     "batch_limit": (1, 5_000),
+    "lease_seconds": (0.1, 86_400),
+    "lease_grace_seconds": (0, 86_400),
+    "cancel_grace_seconds": (0, 86_400),
 }
 
 

@@ -42,8 +42,8 @@ class Turns:
 
     def may_come(self, key: Key, request: Request, now: float) -> bool:
         """Whether nothing is missed before this request. The missed one itself ends the wait for it."""
-        missed = self._missed.get(key)
-        number = _number_of(request)
+        missed = self._missed.get(key) if self._missed else None
+        number = None if missed is None else _number_of(request)
         if missed is None or number is None:
             return True
         (attempt, n), until = missed

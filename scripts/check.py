@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 CORE = ",".join((
     "gateway/protocol/*", "gateway/outbox.py",
-    "ledger/model.py", "ledger/errors.py", "ledger/decide.py", "ledger/batch.py", "ledger/turns.py",
+    "ledger/machine.py", "ledger/model.py", "ledger/errors.py", "ledger/decide.py", "ledger/receipts.py",
+    "ledger/batch.py", "ledger/arguments.py", "ledger/literals.py", "ledger/turns.py",
 ))  # fmt: skip
 CORE_TESTS = ("tests/unit", "tests/property")
 ADVISORY_SERVICES = ("pypi", "osv")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from gateway.bus.port import Hint
+from ledger.model import Key
 
 
 class LocalBus:
@@ -13,7 +14,7 @@ class LocalBus:
     async def start(self, on_hint: Callable[[Hint], None]) -> None:
         """Nothing will ever come."""
 
-    def announce(self, hints: Sequence[Hint]) -> None:
+    def announce(self, heads: Sequence[tuple[Key, int]]) -> None:
         """Nobody hears it."""
 
     async def close(self) -> None:

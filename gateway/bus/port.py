@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
-
-from msgspec import Struct
+from typing import NamedTuple, Protocol
 
 from ledger.model import Key
 
 
-class Hint(Struct, frozen=True):
+class Hint(NamedTuple):
     """A task has come at least so far. Never trusted: a reason to read the ledger, no more."""
 
     key: Key
@@ -23,7 +21,7 @@ class Bus(Protocol):
     async def start(self, on_hint: Callable[[Hint], None]) -> None:
         """Begin to bring the other nodes' hints."""
 
-    def announce(self, hints: Sequence[Hint]) -> None:
+    def announce(self, heads: Sequence[tuple[Key, int]]) -> None:
         """Tell the other nodes what was committed here; returns at once."""
 
     async def close(self) -> None:

@@ -20,7 +20,8 @@ from gateway.protocol.errors import ProtocolError
 from gateway.protocol.requests import cancel_request, create_request, report_request
 from gateway.services import Services
 from gateway.transports import longpoll, sse, websocket
-from ledger.model import TERMINAL, Key, Receipt, Rejection, Request, Status, Task, task_key
+from ledger.machine import TERMINAL, Status
+from ledger.model import Key, Receipt, Rejection, Request, Task, task_key
 
 SERVICES: Final = web.AppKey("services", Services)
 POLLED_TASKS: Final = 100
@@ -114,7 +115,7 @@ async def transitions(request: web.Request) -> web.Response:
     after = _number(request, "after", default=0, most=2**63 - 1)
     limit = _number(request, "limit", default=PAGE_TRANSITIONS, least=1, most=PAGE_TRANSITIONS)
     key = task_key(request[PRINCIPAL].tenant, task_id)
-    head, _ = (await services.reader.sequences([key])).get(key, (None, None))
+    head = (await services.reader.heads([key])).get(key)
     if head is None:
         raise _unknown(task_id)
     page = await services.reader.replay([(key, after)], limit=limit)
@@ -122,7 +123,7 @@ async def transitions(request: web.Request) -> web.Response:
         {
             "epoch": services.epoch,
             "transitions": [codec.transition_members(transition) for transition in page],
-            "more": bool(page) and page[-1].seq < head,
+            "more": bool(page) and page[-1].seq < head.seq,
         }
     )
 
@@ -154,10 +155,10 @@ async def events(request: web.Request) -> web.StreamResponse:
     services, task_id = request.app[SERVICES], _task_id(request)
     after = sse.cursor_of(request.headers.get("Last-Event-ID"))
     key = task_key(request[PRINCIPAL].tenant, task_id)
-    head, status = (await services.reader.sequences([key])).get(key, (None, None))
+    head = (await services.reader.heads([key])).get(key)
     if head is None:
         raise _unknown(task_id)
-    if status in TERMINAL and after is not None and (after.epoch, after.seq) == (services.epoch, head):
+    if head.status in TERMINAL and after is not None and (after.epoch, after.seq) == (services.epoch, head.seq):
         return web.Response(status=204)
     _check_room(services)
     return await sse.serve(request, services, request[PRINCIPAL], task_id, after)

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from gateway.protocol import messages
 from gateway.protocol.codec import check_task_id, payload
 from gateway.protocol.errors import ProtocolError
-from ledger.model import CancelRequest, Create, Digest, Report, Status, fingerprint
+from ledger.machine import Status
+from ledger.model import CancelRequest, Create, Digest, Report, fingerprint
 
 _STATUS: Final = {status.value: status for status in Status}
 

@@ -14,7 +14,8 @@ from gateway.protocol.catchup import Catchup
 from gateway.protocol.effects import Deliver, Effect, Event, Read, Send, Slot, Unwatch, Want, Watch
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.messages import SUBSCRIPTIONS, Cursor
-from ledger.model import TERMINAL, CancelStage, Key, Status, Task, advance, task_key
+from ledger.machine import TERMINAL, CancelStage, Status
+from ledger.model import Key, Task, advance, task_key
 
 Mode = Literal["all", "latest", "cancels"]
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from gateway.hub import STOPPING, Hub
 from gateway.protocol.effects import Event
-from ledger.model import TERMINAL, Task, task_key
+from ledger.machine import TERMINAL
+from ledger.model import Task, task_key
 from ledger.reader import Reader
 
 

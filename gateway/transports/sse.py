@@ -18,7 +18,7 @@ from gateway.connection import Connection
 from gateway.protocol.errors import Bye
 from gateway.protocol.messages import Cursor
 from gateway.services import Services
-from ledger.model import TERMINAL, Status
+from ledger.machine import TERMINAL, Status
 
 HEADERS = {
     "Content-Type": "text/event-stream",

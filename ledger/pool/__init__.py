@@ -10,11 +10,13 @@ Never LISTEN on a lane, and never migrate on one: both need a connection of thei
 
 from ledger.pool.dial import LaneConnection
 from ledger.pool.failure import Failure, Verdict, classify
-from ledger.pool.lane import Lane, LaneStatus
+from ledger.pool.lane import Hold, Lane
 from ledger.pool.pools import Pools, PoolsStatus, ServerState
+from ledger.pool.status import LaneStatus
 
 __all__ = [
     "Failure",
+    "Hold",
     "Lane",
     "LaneConnection",
     "LaneStatus",

@@ -13,49 +13,23 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypedDict, cast
+from typing import Any, Final, cast
 
 import asyncpg
 
 from ledger.errors import LedgerError, OutcomeUnknown, Refused, Unavailable
 from ledger.pool.dial import Dialer, LaneConnection
 from ledger.pool.failure import DRIVER_ERRORS, Failure, Verdict, classify
+from ledger.pool.status import WAITERS_SHOWN, LaneStatus, Waiter, Waiting
 from ledger.settings import LedgerSettings
 
 # Told to callers of a full lane or an absent database; spread, so that they do not return together.
 RETRY_AFTER_MS: Final = (250, 1_000)
-WAITERS_SHOWN: Final = 10
 
 # The session is at fault, not the statement: this node became read-only (a new connection finds the primary),
 # or the session's prepared statements are not those that the driver believes in.
 _POOLER: Final = frozenset({"26000", "42P05"})
 _ENDS_THE_SESSION: Final = _POOLER | {"25006"}
-
-
-class Waiter(TypedDict):
-    """Who waits for a connection, and since when."""
-
-    label: str
-    seconds: float
-
-
-class Waiting(TypedDict):
-    """How many wait; the longest wait in seconds; the first few, longest first."""
-
-    count: int
-    longest_seconds: float
-    who: list[Waiter]
-
-
-class LaneStatus(TypedDict):
-    """The figures of one lane, or of all together. `overflow` is 0 by construction: a lane has a bound."""
-
-    pool_size: int
-    checked_in: int
-    checked_out: int
-    overflow: int
-    max: int
-    waiting: Waiting
 
 
 class Lane:
@@ -69,6 +43,7 @@ class Lane:
         self._turns = asyncio.Semaphore(size)
         self._waiters: dict[object, tuple[str, float]] = {}
         self._checked_out = 0
+        self._held = 0  # in a `Hold`, and not in use
         self._distrusted_before = 0.0
         self._pool: asyncpg.Pool[asyncpg.Record] = asyncpg.create_pool(
             # No floor: with one, asyncpg could not open while the server is away, and would log a traceback
@@ -107,18 +82,17 @@ class Lane:
             keep = True
             raise
         except Exception as exc:
-            if not isinstance(exc, DRIVER_ERRORS) and not _is_lost(connection):
-                keep = True
+            error, keep = self._judged(exc, connection)
+            if error is None:
                 raise
-            failure = classify(exc)
-            keep = failure.verdict is not Verdict.UNKNOWN and failure.sqlstate not in _ENDS_THE_SESSION
-            if failure.reason in {"timeout", "read_only"}:
-                # The same link or the same node is behind the idle connections; new ones find out at login,
-                # where a failure has a clear outcome.
-                self._distrusted_before = time.monotonic()
-            raise self._raised(exc, failure) from exc
+            raise error from exc
         finally:
+            self._checked_out -= 1
             await self._give_back(connection, keep=keep)
+
+    def hold(self, label: str) -> Hold:
+        """One place of the lane for a loop that sends statement after statement."""
+        return Hold(self, label)
 
     async def fetch(self, sql: str, *args: object, label: str = "") -> list[asyncpg.Record]:
         """Run one statement and return its rows. Raises as `acquire` does."""
@@ -143,7 +117,7 @@ class Lane:
     def status(self) -> LaneStatus:
         """The figures of this moment. No I/O."""
         now = time.monotonic()
-        idle = self._pool.get_idle_size()
+        idle = self._pool.get_idle_size() + self._held
         who = [Waiter(label=label, seconds=round(now - since, 3)) for label, since in self._waiters.values()]
         return LaneStatus(
             pool_size=idle + self._checked_out,
@@ -161,6 +135,18 @@ class Lane:
     async def close(self) -> None:
         """Let the holders finish, then close every connection. Cancelled, it cuts them off instead."""
         await self._pool.close()
+
+    def _judged(self, exc: Exception, connection: LaneConnection) -> tuple[LedgerError | None, bool]:
+        """What an exception amounts to (None: it is not the database's), and whether the connection can be kept."""
+        if not isinstance(exc, DRIVER_ERRORS) and not _is_lost(connection):
+            return None, True
+        failure = classify(exc)
+        if failure.reason in {"timeout", "read_only"}:
+            # The same link or the same node is behind the idle connections; new ones find out at login, where a
+            # failure has a clear outcome.
+            self._distrusted_before = time.monotonic()
+        keep = failure.verdict is not Verdict.UNKNOWN and failure.sqlstate not in _ENDS_THE_SESSION
+        return self._raised(exc, failure), keep
 
     async def _touch(self) -> None:
         async with self.acquire("open"):
@@ -232,7 +218,6 @@ class Lane:
         except Exception:  # noqa: BLE001, S110 - asyncpg has closed it, and the outcome is decided already
             pass
         finally:
-            self._checked_out -= 1
             self._turns.release()
 
     def _raised(self, exc: Exception, failure: Failure) -> LedgerError:
@@ -252,6 +237,68 @@ class Lane:
             reason=failure.reason,
             retry_after_ms=_retry_after_ms(),
         )
+
+
+class Hold:
+    """A connection kept from one statement to the next, which costs half as much as to ask the lane for each.
+
+    It is replaced where the lane would not have handed it out again. For one caller at a time; `close` gives it back.
+    """
+
+    def __init__(self, lane: Lane, label: str) -> None:
+        self._lane = lane
+        self._label = label
+        self._connection: LaneConnection | None = None
+
+    async def fetch(self, sql: str, *args: object) -> list[asyncpg.Record]:
+        """Run one statement and return its rows. Raises as `Lane.acquire` does."""
+        lane = self._lane
+        connection = await self._trusted()
+        lane._checked_out += 1
+        keep = False
+        try:
+            rows = await connection.fetch(sql, *args)  # within the command timeout
+            keep = True
+            return rows
+        except Exception as exc:
+            error, keep = lane._judged(exc, connection)
+            if error is None:
+                raise
+            raise error from exc
+        finally:
+            lane._checked_out -= 1
+            if keep:
+                connection.note_use()
+                self._keep(connection)
+            else:
+                await lane._give_back(connection, keep=False)
+
+    async def close(self) -> None:
+        """Give the connection back to the lane."""
+        if self._connection is not None:
+            await self._lane._give_back(self._taken(), keep=True)
+
+    async def _trusted(self) -> LaneConnection:
+        if self._connection is None:
+            return await self._lane._take(self._label)
+        connection = self._taken()
+        try:
+            if await self._lane._can_be_used(connection):
+                return connection
+        except BaseException:
+            await self._lane._give_back(connection, keep=False)
+            raise
+        await self._lane._give_back(connection, keep=False)
+        return await self._lane._take(self._label)
+
+    def _keep(self, connection: LaneConnection) -> None:
+        self._connection = connection
+        self._lane._held += 1
+
+    def _taken(self) -> LaneConnection:
+        connection, self._connection = self._connection, None
+        self._lane._held -= 1
+        return cast("LaneConnection", connection)
 
 
 def _is_lost(connection: LaneConnection) -> bool:

@@ -12,7 +12,8 @@ from typing import Final, Self
 import msgspec
 
 from ledger.errors import Unavailable
-from ledger.pool.lane import WAITERS_SHOWN, Lane, LaneStatus, Waiting
+from ledger.pool.lane import Lane
+from ledger.pool.status import WAITERS_SHOWN, LaneStatus, Waiting
 from ledger.settings import LedgerSettings, unreadable
 
 _CHECK: Final = """

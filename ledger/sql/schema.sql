@@ -39,16 +39,20 @@ create table ledger.task (
     data_seq      bigint      not null,
     result_seq    bigint      not null,
     error_seq     bigint      not null,
-    cancel_stage  text check (cancel_stage in ('recorded', 'delivered', 'honoured', 'refused', 'too_late')),
+    cancel_stage  text check (cancel_stage in ('recorded', 'delivered', 'honoured', 'forced', 'refused', 'too_late')),
     cancel_seq    bigint,
     cancel_reason text,
     created_at    timestamptz not null default now(),
     updated_at    timestamptz not null default now(),
-    beat_at       timestamptz
+    beat_at       timestamptz,             -- the worker's last sign of life: a report or a beat
+    lease_ms      integer,                 -- how long the worker may be silent, where it said so itself
+    deadline_at   timestamptz,
+    due_at        timestamptz              -- when the reaper looks at it next, at the latest; null when it need not
 ) with (fillfactor = 80); -- room for HOT updates: no index holds a column that changes with a report
 
 create index task_by_time on ledger.task (tenant, created_at desc, key desc);
 create index task_by_owner on ledger.task (tenant, owner, created_at desc, key desc) where owner is not null;
+create index task_due on ledger.task (due_at) where due_at is not null;
 
 -- Every committed change, numbered per task 1..n in commit order. Never updated.
 create table ledger.transition (
@@ -72,4 +76,3 @@ create table ledger.transition (
 );
 
 create unique index transition_by_idem on ledger.transition (key, idem) where idem is not null;
-create unique index transition_by_n on ledger.transition (key, attempt, n) where n is not null;

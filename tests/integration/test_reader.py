@@ -12,15 +12,16 @@ import asyncpg
 import pytest
 
 from ledger.errors import Unavailable
+from ledger.machine import CancelStage, Liveness, Status
 from ledger.model import (
     Cancel,
     CancelRequest,
-    CancelStage,
     Create,
+    Head,
+    Patience,
     Receipt,
     Report,
     Request,
-    Status,
     Task,
     Transition,
     fingerprint,
@@ -35,7 +36,10 @@ from tests.support.proxy import Link, Proxy
 
 
 class _Nobody:
-    def committed(self, transitions: Sequence[Transition]) -> None:
+    def watches(self, key: str) -> bool:
+        return False
+
+    def committed(self, transitions: Sequence[Transition], heads: Sequence[tuple[str, int]]) -> None:
         """Nobody listens here."""
 
     def reached(self, key: str, seq: int) -> None:
@@ -74,10 +78,18 @@ class Ledger:
 async def ledger(dsn: str, tenant: str, **given: Any) -> AsyncIterator[Ledger]:
     settings = LedgerSettings(**given)
     pools = await Pools.open(settings, dsn)
-    writer = Writer(pools.write, _Nobody(), shards=2, queue_limit=10_000, queue_wait_seconds=10.0, batch_limit=500)
+    writer = Writer(
+        pools.write,
+        _Nobody(),
+        shards=2,
+        queue_limit=10_000,
+        queue_wait_seconds=10.0,
+        batch_limit=500,
+        patience=Patience(),
+    )
     writer.start()
     try:
-        yield Ledger(Reader(pools.read), writer, tenant)
+        yield Ledger(Reader(pools.read, lease_ms=60_000), writer, tenant)
     finally:
         await writer.close(2.0)
         await pools.close()
@@ -121,7 +133,7 @@ async def test_a_snapshot_has_the_payloads_in_force(it: Ledger) -> None:
     assert (ended.stage, ended.message) == (None, "m")
     assert ended.created_at == created.created_at
     assert ended.updated_at > running.updated_at > created.updated_at
-    assert ended.beat_at is None
+    assert ended.beat_at == ended.updated_at
 
 
 async def test_a_payload_can_be_cleared_with_null(it: Ledger) -> None:
@@ -137,8 +149,8 @@ async def test_snapshots_of_many_tasks_come_at_once(it: Ledger) -> None:
     await it.write(Report(tenant="somebody-else", task_id="task-99", progress=1))
     found = await it.reader.tasks([it.key(f"task-{i}") for i in range(0, 60, 2)] + [it.key("task-99")])
     assert {(task.task_id, task.data) for task in found} == {(f"task-{i}", str(i).encode()) for i in range(0, 30, 2)}
-    heads = await it.reader.sequences([it.key("task-1"), it.key("task-31")])
-    assert heads == {it.key("task-1"): (1, Status.RUNNING)}
+    heads = await it.reader.heads([it.key("task-1"), it.key("task-31")])
+    assert heads == {it.key("task-1"): Head(seq=1, status=Status.RUNNING, liveness=Liveness.LIVE)}
 
 
 async def test_a_snapshot_tells_how_far_a_cancel_has_come(it: Ledger) -> None:

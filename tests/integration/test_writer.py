@@ -18,20 +18,20 @@ import pytest
 
 from ledger.batch import Answer
 from ledger.errors import Busy, LedgerError, OutcomeUnknown, Unavailable
+from ledger.machine import CancelStage, Status
 from ledger.model import (
     CancelRequest,
-    CancelStage,
     Create,
+    Patience,
     Receipt,
     Rejection,
     Report,
     Request,
-    Status,
     Transition,
     fingerprint,
     task_key,
 )
-from ledger.pool import Lane, Pools
+from ledger.pool import Hold, Lane, Pools
 from ledger.reader import Reader
 from ledger.settings import LedgerSettings
 from ledger.sql import query
@@ -52,7 +52,10 @@ class Heard:
         self.known: dict[str, int] = {}
         self.order: list[tuple[str, str, int]] = []
 
-    def committed(self, transitions: Sequence[Transition]) -> None:
+    def watches(self, key: str) -> bool:
+        return True
+
+    def committed(self, transitions: Sequence[Transition], heads: Sequence[tuple[str, int]]) -> None:
         self.commits += 1
         self.transitions += transitions
         self.order += [("told", transition.task_id, transition.seq) for transition in transitions]
@@ -72,16 +75,26 @@ class CountingLane(Lane):
     tasks_applied = 0
     lost = 0
 
-    async def fetch(self, sql: str, *args: object, label: str = "") -> list[asyncpg.Record]:
+    def hold(self, label: str) -> Hold:
+        return CountingHold(self, label)
+
+
+class CountingHold(Hold):
+    """What counts for its lane."""
+
+    async def fetch(self, sql: str, *args: object) -> list[asyncpg.Record]:
+        lane = cast("CountingLane", self._lane)
+        append = sql in (query("append"), query("advance"))
         try:
-            rows = await super().fetch(sql, *args, label=label)
+            rows = await super().fetch(sql, *args)
         except OutcomeUnknown:
-            self.lost += sql == query("append")
+            lane.lost += append
             raise
-        if sql == query("append"):
-            self.appends += 1
-            self.tasks_asked += len(cast("list[object]", args[0]))
-            self.tasks_applied += len(rows)
+        if append:
+            asked = cast("str", args[0]).count(",") + 1
+            lane.appends += 1
+            lane.tasks_asked += asked
+            lane.tasks_applied += asked if rows[0]["applied"] is None else len(rows[0]["applied"])
         return rows
 
 
@@ -126,9 +139,10 @@ async def ledger(dsn: str, **given: Any) -> AsyncIterator[Ledger]:
         queue_limit=settings.queue_limit,
         queue_wait_seconds=settings.queue_wait_seconds,
         batch_limit=settings.batch_limit,
+        patience=Patience(),
     )
     writer.start()
-    it = Ledger(writer, lanes[0], Reader(pools.read), heard)
+    it = Ledger(writer, lanes[0], Reader(pools.read, lease_ms=60_000), heard)
     try:
         yield it
     finally:

@@ -28,7 +28,6 @@ from gateway.protocol.effects import (
     Watch,
 )  # fmt: skip
 from gateway.protocol.session import Session
-from ledger.decide import receipt
 from ledger.model import (
     TERMINAL,
     Change,
@@ -41,6 +40,7 @@ from ledger.model import (
     advance,
     task_key,
 )  # fmt: skip
+from ledger.receipts import receipt
 from tests.property.conversation import Conversation
 
 TENANT: Final = "tenant"

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ledger.batch import Entry, Found, heads_arguments
-from ledger.model import Cancel, CancelStage, Prior, State, Status
+from ledger.machine import CancelStage, Status
+from ledger.model import Cancel, Prior, State
 
 TASK_COLUMNS: Final = (
     "key", "expected", "tenant", "task_id", "kind", "owner", "created", "status", "seq", "attempt", "n", "progress",

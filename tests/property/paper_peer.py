@@ -9,7 +9,8 @@ from typing import Any, Final, Literal
 
 from gateway.protocol import codec
 from gateway.protocol.errors import BYES, ERRORS
-from ledger.model import CancelStage, task_key
+from ledger.machine import CancelStage
+from ledger.model import task_key
 from tests.property.paper_gateway import EPOCH, TENANT, PaperTasks
 
 Json = dict[str, Any]

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict, replace
 
-from ledger.model import CancelRequest, Create, Report, Request, Status
+from ledger.machine import Status
+from ledger.model import CancelRequest, Create, Report, Request
 
 TENANT: Final = "tenant"
 TASK: Final = "task-1"

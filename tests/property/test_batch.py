@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ledger.batch import Answer, Entry, Fold, append_arguments, fold
-from ledger.decide import receipt
-from ledger.model import TERMINAL, Rejection, Request, State, task_key
+from ledger.machine import TERMINAL
+from ledger.model import Rejection, Request, State, task_key
+from ledger.receipts import receipt
 from tests.property.document_model import Accepted, PaperTask, Refused, in_paper_words, name_of
 from tests.property.paper_ledger import Columns, PaperLedger
 from tests.property.requests_of_all_shapes import TENANT, requests

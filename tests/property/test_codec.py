@@ -19,7 +19,8 @@ from gateway.protocol.codec import FRAME_BYTES, Unreadable, decode, payload
 from gateway.protocol.errors import BYES, ERRORS, ProtocolError
 from gateway.protocol.messages import MESSAGES_PER_FRAME, Cursor, Inbound
 from gateway.protocol.requests import cancel_request, create_request, report_request
-from ledger.model import Cancel, CancelStage, Receipt, Status, Task, Transition
+from ledger.machine import CancelStage, Status
+from ledger.model import Cancel, Receipt, Task, Transition
 
 SETTINGS: Final = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 KINDS: Final = get_args(Inbound)

@@ -14,28 +14,25 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from ledger.decide import decide, receipt
+from ledger.decide import decide
+from ledger.machine import NEXT, TERMINAL, CancelStage, Move, Status
 from ledger.model import (
-    NEXT,
-    TERMINAL,
     Cancel,
     CancelRequest,
-    CancelStage,
     Change,
     Create,
-    Move,
     Prior,
     Receipt,
     Rejection,
     Report,
     Request,
     State,
-    Status,
     Task,
     Transition,
     advance,
     task_key,
 )
+from ledger.receipts import receipt
 from tests.property import document_model
 from tests.property.conversation import Conversation
 from tests.property.document_model import Accepted, PaperTask, Refused, in_paper_words

@@ -30,7 +30,8 @@ from gateway.protocol.errors import SHUTTING_DOWN, ProtocolError
 from gateway.protocol.messages import WAIT_MS
 from gateway.protocol.session import Session
 from gateway.protocol.subscriptions import Subscriptions
-from ledger.model import CancelRequest, Report, Status, task_key
+from ledger.machine import Status
+from ledger.model import CancelRequest, Report, task_key
 from tests.property.paper_gateway import EPOCH, PING_SECONDS, TENANT, PaperConnection, PaperTasks
 from tests.property.paper_peer import Json, PaperPeer
 

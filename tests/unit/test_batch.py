@@ -6,20 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ledger.batch import Entry, Found, append_arguments, fold, heads_arguments, transitions_of
-from ledger.model import (
-    Cancel,
-    CancelRequest,
-    CancelStage,
-    Create,
-    Prior,
-    Receipt,
-    Rejection,
-    Report,
-    Request,
-    State,
-    Status,
-    task_key,
-)
+from ledger.machine import CancelStage, Status
+from ledger.model import Cancel, CancelRequest, Create, Prior, Receipt, Rejection, Report, Request, State, task_key
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 KEY = task_key("t", "a")

@@ -9,21 +9,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ledger.model import (
-    NEXT,
-    REPORTED,
-    TASK_ID,
-    TERMINAL,
-    Cancel,
-    CancelStage,
-    Move,
-    Status,
-    Task,
-    Transition,
-    advance,
-    fingerprint,
-    task_key,
-)
+from ledger.machine import NEXT, REPORTED, TERMINAL, CancelStage, Move, Status
+from ledger.model import TASK_ID, Cancel, Task, Transition, advance, fingerprint, task_key
 
 THEN = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

@@ -12,7 +12,8 @@ from msgspec import UNSET
 from gateway.protocol import messages
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.requests import cancel_request, create_request, report_request
-from ledger.model import Report, Status
+from ledger.machine import Status
+from ledger.model import Report
 
 
 def report(**members: Any) -> Report:

@@ -20,7 +20,8 @@ from gateway.protocol.errors import (
 )
 from gateway.protocol.messages import Cursor
 from gateway.protocol.session import MESSAGES_BEFORE_HELLO, UNREADABLE_FRAMES, Session
-from ledger.model import Cancel, CancelRequest, CancelStage, Create, Receipt, Rejection, Report, Status, task_key
+from ledger.machine import CancelStage, Status
+from ledger.model import Cancel, CancelRequest, Create, Receipt, Rejection, Report, task_key
 from tests.property.paper_gateway import PaperTasks
 
 START = 1_000.0

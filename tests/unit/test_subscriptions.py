@@ -12,7 +12,8 @@ from gateway.protocol.effects import Deliver, Effect, Event, Read, Send, Unwatch
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.messages import Cursor
 from gateway.protocol.subscriptions import READS_AT_ONCE, Subscriptions
-from ledger.model import CancelRequest, Report, Status, task_key
+from ledger.machine import Status
+from ledger.model import CancelRequest, Report, task_key
 from tests.property.paper_gateway import PaperTasks
 
 EPOCH = "e-1"

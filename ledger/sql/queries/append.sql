@@ -1,51 +1,56 @@
--- Group commit: compare-and-set of task heads, and the transitions of those that were applied. One statement, one commit.
+-- Group commit of anything: compare-and-set of task heads, and the transitions of those that were applied. One
+-- statement, one commit.
 --
--- $1..$20: one element per task, sorted by key. `expected` is the sequence the decision was made at (0: no row yet).
--- $21..$35: one element per transition.
--- Returns a row for each task that was applied; a task that has moved on since the decision is missing, and nothing of
--- it was written. New tasks first, then existing ones, each in key order: two batches cannot deadlock.
+-- Array literals. $1..$24: one element per task, sorted by key. `expected` is the sequence the decision was made at (0:
+-- no row yet), `heard` whether a worker spoke, `due_ms` when the reaper must look (negative: no more).
+-- $25..$39: one element per transition; payloads are joined by the unit separator.
+-- A task that has moved on since the decision is left alone, and nothing of it is written. New tasks first, then existing
+-- ones, each in key order: two batches cannot deadlock. `applied` as in advance.sql.
 with head as materialized (
     select *
     from unnest(
-        $1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::text[],
-        $9::bigint[], $10::integer[], $11::integer[], $12::double precision[], $13::text[], $14::text[],
-        $15::bigint[], $16::bigint[], $17::bigint[], $18::text[], $19::bigint[], $20::text[]
+        $1::text::uuid[], $2::text::bigint[], $3::text::text[], $4::text::text[], $5::text::text[], $6::text::text[],
+        $7::text::boolean[], $8::text::text[], $9::text::bigint[], $10::text::integer[], $11::text::integer[],
+        $12::text::double precision[], $13::text::text[], $14::text::text[], $15::text::bigint[], $16::text::bigint[],
+        $17::text::bigint[], $18::text::text[], $19::text::bigint[], $20::text::text[], $21::text::integer[],
+        $22::text::bigint[], $23::text::bigint[], $24::text::boolean[]
     ) as h (
         key, expected, tenant, task_id, kind, owner, created, status, seq, attempt, n, progress, stage, message,
-        data_seq, result_seq, error_seq, cancel_stage, cancel_seq, cancel_reason
+        data_seq, result_seq, error_seq, cancel_stage, cancel_seq, cancel_reason, lease_ms, deadline_ms, due_ms, heard
     )
 ),
 born as (
     insert into ledger.task (
-        key, tenant, task_id, kind, owner, created, status, seq, attempt, n, progress, stage, message,
-        data_seq, result_seq, error_seq, cancel_stage, cancel_seq, cancel_reason
+        key, tenant, task_id, kind, owner, created, status, seq, attempt, n, progress, stage, message, data_seq,
+        result_seq, error_seq, cancel_stage, cancel_seq, cancel_reason, lease_ms, deadline_at, due_at, beat_at
     )
     select
-        key, tenant, task_id, kind, owner, created, status, seq, attempt, n, progress, stage, message,
-        data_seq, result_seq, error_seq, cancel_stage, cancel_seq, cancel_reason
+        key, tenant, task_id, kind, owner, created, status, seq, attempt, n, progress, stage, message, data_seq,
+        result_seq, error_seq, cancel_stage, cancel_seq, cancel_reason, lease_ms,
+        now() + deadline_ms * interval '1 ms',
+        case when due_ms >= 0 then now() + due_ms * interval '1 ms' end,
+        case when heard then now() end
     from head
     where expected = 0
-    order by key
     on conflict (key) do nothing
     returning key
-),
-locked as (
-    select t.key
-    from ledger.task t
-    join head h on t.key = h.key and t.seq = h.expected
-    where h.expected > 0
-    order by t.key
-    for update of t
 ),
 grown as (
     update ledger.task t
     set kind = h.kind, owner = h.owner, created = h.created, status = h.status, seq = h.seq, attempt = h.attempt,
         n = h.n, progress = h.progress, stage = h.stage, message = h.message, data_seq = h.data_seq,
-        result_seq = h.result_seq, error_seq = h.error_seq, cancel_stage = h.cancel_stage,
-        cancel_seq = h.cancel_seq, cancel_reason = h.cancel_reason, updated_at = now()
-    from locked l
-    join head h on h.key = l.key
-    where t.key = l.key and t.seq = h.expected
+        result_seq = h.result_seq, error_seq = h.error_seq, cancel_stage = h.cancel_stage, cancel_seq = h.cancel_seq,
+        cancel_reason = h.cancel_reason, lease_ms = h.lease_ms,
+        deadline_at = coalesce(now() + h.deadline_ms * interval '1 ms', t.deadline_at),
+        due_at = case
+            when h.due_ms < 0 then null
+            when h.due_ms is null then t.due_at
+            else least(t.due_at, now() + h.due_ms * interval '1 ms')
+        end,
+        updated_at = now(),
+        beat_at = case when h.heard then now() else t.beat_at end
+    from head h
+    where h.expected > 0 and t.key = h.key and t.seq = h.expected
     returning t.key
 ),
 applied as (
@@ -55,18 +60,23 @@ applied as (
 ),
 noted as (
     insert into ledger.transition (
-        key, seq, status, attempt, n, progress, stage, message, data, result, error, cancel, reason, digest, idem
+        key, seq, status, attempt, n, progress, stage, message, cancel, reason, digest, idem, data, result, error
     )
     select
-        s.key, s.seq, s.status, s.attempt, s.n, s.progress, s.stage, s.message, s.data, s.result, s.error,
-        s.cancel, s.reason, s.digest, s.idem
-    from applied a
-    join unnest(
-        $21::uuid[], $22::bigint[], $23::text[], $24::integer[], $25::integer[], $26::double precision[],
-        $27::text[], $28::text[], $29::json[], $30::json[], $31::json[], $32::text[], $33::text[], $34::uuid[],
-        $35::uuid[]
+        s.key, s.seq, s.status, s.attempt, s.n, s.progress, s.stage, s.message, s.cancel, s.reason, s.digest, s.idem,
+        s.data, s.result, s.error
+    from unnest(
+        $25::text::uuid[], $26::text::bigint[], $27::text::text[], $28::text::integer[], $29::text::integer[],
+        $30::text::double precision[], $31::text::text[], $32::text::text[], $33::text::text[], $34::text::text[],
+        $35::text::uuid[], $36::text::uuid[], string_to_array($37::text, e'\x1f', '')::json[],
+        string_to_array($38::text, e'\x1f', '')::json[], string_to_array($39::text, e'\x1f', '')::json[]
     ) as s (
-        key, seq, status, attempt, n, progress, stage, message, data, result, error, cancel, reason, digest, idem
-    ) on s.key = a.key
+        key, seq, status, attempt, n, progress, stage, message, cancel, reason, digest, idem, data, result, error
+    )
+    where case when s.key in (select key from applied) then true end -- looked up by hash; as a join it would be a loop
 )
-select key, now() as at from applied
+select
+    now() as at,
+    case
+        when (select count(*) from applied) < (select count(*) from head) then array(select key from applied)
+    end as applied

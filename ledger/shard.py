@@ -1,0 +1,314 @@
+"""One shard of the writer: the requests of its tasks, committed in the order they came.
+
+Group commit without a timer: a shard takes what has gathered while the last statement was at work, up to the batch
+limit, decides it (`ledger.batch`), and appends it: progress with one statement, which is one commit, and all else with
+another. Nothing is answered or told to the listener before its commit has returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import OrderedDict, deque
+from collections.abc import Container, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+import structlog
+
+from ledger.arguments import advance_arguments, append_arguments, heads_arguments
+from ledger.batch import Answer, Entry, Fold, Found, Growth, fold, transitions_of
+from ledger.errors import Busy, LedgerError, OutcomeUnknown, Refused, Unavailable
+from ledger.literals import NotJson
+from ledger.machine import TERMINAL
+from ledger.model import Key, Patience, Rejection, State, Transition
+from ledger.pool import Lane
+from ledger.receipts import receipt
+from ledger.rows import prior_of, state_of
+from ledger.sql import query
+from ledger.turns import Turns, out_of_turn
+
+log = structlog.get_logger(__name__)
+
+REMEMBERED_TASKS = 10_000  # heads per shard, about 1 KiB each; a forgotten one costs a read
+RETRY_FIRST_SECONDS = 0.05
+RETRY_MOST_SECONDS = 0.5
+BUSY_RETRY_AFTER_MS = 500
+
+
+class Listener(Protocol):
+    """Told of every commit, in commit order per task, before the requests are answered. Must not fail or wait."""
+
+    def watches(self, key: Key) -> bool:
+        """Whether the transitions of this task are wanted here; else how far it came is enough."""
+
+    def committed(self, transitions: Sequence[Transition], heads: Sequence[tuple[Key, int]]) -> None:
+        """These tasks have come so far, and these are the transitions of those that are watched."""
+
+    def reached(self, key: Key, seq: int) -> None:
+        """The task is known to have come at least so far; what happened in between was not seen here."""
+
+
+class Pending(Entry, eq=False, kw_only=True):
+    """A request that waits for its answer, until `deadline` (monotonic seconds)."""
+
+    deadline: float
+    answer: asyncio.Future[Answer]
+
+    def resolve(self, answer: Answer) -> None:
+        if not self.answer.done():  # the caller may have gone
+            self.answer.set_result(answer)
+
+    def fail(self, error: LedgerError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class Shard:
+    """One connection, one loop, and the heads of the tasks that passed through it lately."""
+
+    def __init__(self, lane: Lane, listener: Listener, batch_limit: int, patience: Patience) -> None:
+        self._connection = lane.hold("writer")
+        self._patience = patience
+        self._listener = listener
+        self._batch_limit = batch_limit
+        self._queue: deque[Pending] = deque()
+        self._at_work: Sequence[Pending] = ()
+        self._heads: OrderedDict[Key, State] = OrderedDict()
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._failures = 0
+        self.turns = Turns()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue) + len(self._at_work)
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="ledger-writer")
+
+    def offer(self, pending: Pending) -> None:
+        self._queue.append(pending)
+        if not self._at_work:
+            self._wake.set()
+
+    def forget(self) -> None:
+        """Remember nothing of any task."""
+        self._heads.clear()
+
+    async def flush(self) -> None:
+        while self.waiting:
+            self._idle.clear()
+            await self._idle.wait()
+
+    async def close(self, timeout_seconds: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self.flush()
+        except TimeoutError:
+            log.warning("writer_closed_with_reports_waiting", waiting=self.waiting)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        for pending in (*self._at_work, *self._queue):
+            pending.fail(_gone(pending))
+        await self._connection.close()
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            while self._queue:
+                take = min(self._batch_limit, len(self._queue))
+                self._at_work = [self._queue.popleft() for _ in range(take)]
+                await self._commit_or_wait(self._at_work)
+                self._at_work = ()
+            self._idle.set()
+            self._wake.clear()
+
+    async def _commit_or_wait(self, batch: Sequence[Pending]) -> None:
+        """Commit a batch. What could not be settled is back at the head of the queue, unless its time is over."""
+        try:
+            again = await self._commit(batch)
+            self._failures = 0
+        except (Unavailable, OutcomeUnknown) as error:
+            self._failures += 1
+            if self._failures == 1:
+                log.warning("ledger_unreachable", reason=error.reason, waiting=self.waiting)
+            again = [pending for pending in batch if not pending.answer.done()]
+            await asyncio.sleep(_full_jitter(self._failures))
+        except Exception:
+            # A fault of ours must not end the loop: everybody else's reports depend on it.
+            log.exception("writer_fault", requests=len(batch))
+            for pending in batch:
+                pending.fail(OutcomeUnknown("The server failed while writing; send the same again."))
+            self._heads.clear()
+            return
+        now = time.monotonic()
+        keep: list[Pending] = []
+        late: list[Pending] = []
+        for pending in again:
+            (keep if pending.deadline > now else late).append(pending)
+        self._queue.extendleft(reversed(keep))
+        while self._failures and self._queue and self._queue[0].deadline <= now:
+            late.append(self._queue.popleft())
+        if late:
+            self._give_up(late, now)
+
+    def _give_up(self, late: Sequence[Pending], now: float) -> None:
+        """Answer what has waited too long, and with it what its worker has numbered behind it."""
+        for pending in late:
+            self.turns.miss(pending.key, pending.request, now)
+            if self._failures or pending.sent_seq:
+                pending.fail(_gone(pending))
+            else:
+                pending.fail(Busy("Others write to this task without a pause.", retry_after_ms=BUSY_RETRY_AFTER_MS))
+        waiting, self._queue = self._queue, deque()
+        for pending in waiting:
+            if self.turns.may_come(pending.key, pending.request, now):
+                self._queue.append(pending)
+            else:
+                pending.fail(_gone(pending) if pending.sent_seq else out_of_turn())
+
+    async def _commit(self, batch: Sequence[Pending]) -> list[Pending]:
+        """Settle a batch; returns the entries whose task had moved on, in order, to be decided again.
+
+        Raises `Unavailable` or `OutcomeUnknown`; entries that were settled before that are answered.
+        """
+        decided = fold(batch, self._heads, {})
+        try:
+            if decided.stale:
+                found = await self._read([entry for entry in batch if entry.key in decided.stale])
+                decided = fold(batch, self._heads, found)
+            for key, answers in decided.answers.items():
+                if key not in decided.growth:
+                    self._answer(key, answers)
+            progress, rest = _apart(decided.growth)
+            if progress:
+                await self._write(decided, progress, "advance", advance_arguments(progress))
+            if rest:
+                await self._write(decided, rest, "append", append_arguments(rest, self._patience))
+        except Refused as error:
+            return await self._refused(batch, error)
+        except NotJson as error:
+            return await self._refused(batch, Refused(str(error)))
+        except Unavailable as error:
+            if error.reason != "statement_timeout" or len(batch) == 1:
+                raise
+            return await self._in_halves(batch)  # it is the batch that takes too long
+        return [entry for entry in batch if not entry.answer.done() and entry.key in decided.growth]
+
+    async def _write(
+        self, decided: Fold[Pending], growth: Mapping[Key, Growth[Pending]], name: str, arguments: Sequence[str]
+    ) -> None:
+        """Append what grows with one statement, and settle it."""
+        try:
+            (row,) = await self._connection.fetch(query(name), *arguments)
+        except (OutcomeUnknown, asyncio.CancelledError):
+            # Cancelled at the end of `close`, it may have been sent as well.
+            for grown in growth.values():
+                for entry, change in grown.changes:
+                    # The first place of several: any of the statements sent may be the one that commits.
+                    entry.sent_seq = min(entry.sent_seq or change.step.seq, change.step.seq)
+            self._heads.clear()
+            raise
+        applied = growth if row["applied"] is None else {key.hex for key in row["applied"]}
+        self._settle(growth, decided, applied, row["at"])
+
+    async def _refused(self, batch: Sequence[Pending], error: Refused) -> list[Pending]:
+        """The database refuses something in the batch: halve it until the culprit stands alone."""
+        if len(batch) == 1:
+            log.warning("report_refused_by_database", task_id=batch[0].request.task_id, reason=error.reason)
+            batch[0].resolve(Rejection(code="bad_request", message=error.sentence))
+            return []
+        return await self._in_halves(batch)
+
+    async def _in_halves(self, batch: Sequence[Pending]) -> list[Pending]:
+        batch = [entry for entry in batch if not entry.answer.done()]  # a part of it may have been written
+        middle = len(batch) // 2
+        again = await self._commit(batch[:middle])
+        # A later report must not overtake an earlier one of its task that has to be decided again.
+        held = {entry.key for entry in again}
+        again += [entry for entry in batch[middle:] if entry.key in held]
+        return [*again, *await self._commit([entry for entry in batch[middle:] if entry.key not in held])]
+
+    def _settle(
+        self,
+        growth: Mapping[Key, Growth[Pending]],
+        decided: Fold[Pending],
+        applied: Container[Key],
+        at: datetime,
+    ) -> None:
+        """After a commit: remember, tell the listener, and answer (whoever waits for an answer runs after this)."""
+        told: list[Transition] = []
+        heads: list[tuple[Key, int]] = []
+        for key, grown in growth.items():
+            if key not in applied:
+                self._heads.pop(key, None)
+                for entry, _ in grown.changes:
+                    entry.must_read = True
+                continue
+            self._remember(key, grown.state)
+            heads.append((key, grown.state.seq))
+            if self._listener.watches(key):
+                told += transitions_of(key, grown, at)
+            for entry, change in grown.changes:
+                entry.resolve(receipt(change))
+            if key in decided.answers:
+                self._answer(key, decided.answers[key])
+        self._listener.committed(told, heads)
+
+    def _answer(self, key: Key, answers: Sequence[tuple[Pending, Answer]]) -> None:
+        """Answer what changes nothing."""
+        for entry, answer in answers:
+            if not isinstance(answer, Rejection):
+                self._listener.reached(key, answer.seq)
+            entry.resolve(answer)
+
+    def _remember(self, key: Key, state: State) -> None:
+        if state.status in TERMINAL:
+            self._heads.pop(key, None)
+            return
+        self._heads[key] = state
+        self._heads.move_to_end(key)
+        if len(self._heads) > REMEMBERED_TASKS:
+            self._heads.popitem(last=False)
+
+    async def _read(self, entries: Sequence[Pending]) -> dict[Pending, Found]:
+        try:
+            rows = await self._connection.fetch(query("heads"), *heads_arguments(entries))
+        except OutcomeUnknown as error:  # nothing was written by a read
+            raise Unavailable(error.sentence, reason=error.reason, retry_after_ms=error.retry_after_ms) from error
+        found: dict[Pending, Found] = {}
+        for row in rows:
+            entry = entries[row["ord"]]
+            state = state_of(row)
+            if state is not None and (state.tenant, state.task_id) != (entry.request.tenant, entry.request.task_id):
+                raise AssertionError("two tasks with one key: sha256 has collided")
+            found[entry] = Found(state=state, prior=prior_of(row))
+        return found
+
+
+def _gone(pending: Pending) -> LedgerError:
+    if pending.sent_seq:
+        return OutcomeUnknown(
+            "The database did not say whether this was written; send the same again with the same n or key.",
+            retry_after_ms=1000,
+        )
+    return Unavailable("The database cannot be reached; nothing was written.", retry_after_ms=1000)
+
+
+def _full_jitter(failures: int) -> float:
+    return random.uniform(0.01, min(RETRY_MOST_SECONDS, RETRY_FIRST_SECONDS * 2**failures))  # noqa: S311 - not a secret
+
+
+def _apart(
+    growth: Mapping[Key, Growth[Pending]],
+) -> tuple[dict[Key, Growth[Pending]], dict[Key, Growth[Pending]]]:
+    """The tasks that only progress, and the others."""
+    progress: dict[Key, Growth[Pending]] = {}
+    rest: dict[Key, Growth[Pending]] = {}
+    for key, grown in growth.items():
+        (progress if grown.plain else rest)[key] = grown
+    return progress, rest

@@ -1,0 +1,17 @@
+-- Leases, deadlines, and one index less. What each column is for is said in ../schema.sql.
+
+alter table ledger.task
+    add column lease_ms integer,
+    add column deadline_at timestamptz,
+    add column due_at timestamptz,
+    drop constraint task_cancel_stage_check,
+    add constraint task_cancel_stage_check
+        check (cancel_stage in ('recorded', 'delivered', 'honoured', 'forced', 'refused', 'too_late'));
+
+-- Tasks at work begin with a whole lease, and are looked at at once.
+update ledger.task set beat_at = now(), due_at = now() where status in ('running', 'cancelling');
+
+create index task_due on ledger.task (due_at) where due_at is not null;
+
+-- A worker's repeat is found by its distance from the newest transition; see heads.sql.
+drop index ledger.transition_by_n;
