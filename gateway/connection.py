@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -35,8 +36,8 @@ from gateway.protocol.messages import Cursor
 from gateway.protocol.session import Session
 from gateway.replay import answer
 from gateway.services import Services
+from ledger.batch import Outcome
 from ledger.errors import LedgerError
-from ledger.model import Receipt, Rejection
 
 log = structlog.get_logger(__name__)
 
@@ -242,22 +243,15 @@ class Connection:
 
     def _submit(self, effect: Submit) -> None:
         try:
-            answer = self._services.writer.submit(effect.request)
+            self._services.writer.post(effect.request, partial(self._settled, effect.id))
         except LedgerError as error:
             self._perform(self.session.settled(effect.id, as_protocol_error(error)))
-            return
-        self._in_flight += 1
-        answer.add_done_callback(lambda done: self._settled(effect.id, done))
-
-    def _settled(self, id_: int | str | None, done: asyncio.Future[Receipt | Rejection]) -> None:
-        self._in_flight -= 1
-        error = done.exception()
-        if error is None:
-            answer: Receipt | Rejection | ProtocolError = done.result()
-        elif isinstance(error, LedgerError):
-            answer = as_protocol_error(error)
         else:
-            answer = ProtocolError("internal", "The server failed on this; it is in its log.")
+            self._in_flight += 1
+
+    def _settled(self, id_: int | str | None, outcome: Outcome) -> None:
+        self._in_flight -= 1
+        answer = as_protocol_error(outcome) if isinstance(outcome, LedgerError) else outcome
         self._do(self.session.settled(id_, answer))
 
     # Sending

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import secrets
 import signal
 import time
@@ -46,6 +47,16 @@ class CannotServe(Exception):
     """The address cannot be listened on, or the database of its own has ended; the sentence says what to do."""
 
 
+def collect_garbage_rarely() -> None:
+    """Let Python look for cycles after every 50,000 objects instead of every 700, and never at what is here already.
+
+    Thousands of reports are in flight at any moment; to look through them again and again took a third of the CPU that
+    a report costs. Nothing on their way makes a cycle.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
 async def serve(settings: GatewaySettings, dsn: str, *, database_runs: Callable[[], bool]) -> None:
     """Run until SIGTERM or SIGINT; a second signal ends at once.
 
@@ -70,6 +81,7 @@ async def serve(settings: GatewaySettings, dsn: str, *, database_runs: Callable[
                 for signum in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(signum, on_signal, signum)
                 await stack.enter_async_context(running(settings, dsn))
+                collect_garbage_rarely()
                 listening.set()
         except TimeoutError:
             if not stop.is_set():

@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ledger.decide import decide
+from ledger.errors import LedgerError
 from ledger.model import (
     Change,
     Create,
@@ -31,6 +32,7 @@ from ledger.model import (
 from ledger.receipts import repeated
 
 Answer = Receipt | Rejection
+Outcome = Answer | LedgerError
 
 
 class Entry(Struct, eq=False):

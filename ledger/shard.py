@@ -11,14 +11,14 @@ import asyncio
 import random
 import time
 from collections import OrderedDict, deque
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
 import structlog
 
 from ledger.arguments import advance_arguments, append_arguments, heads_arguments
-from ledger.batch import Answer, Entry, Fold, Found, Growth, fold, transitions_of
+from ledger.batch import Answer, Entry, Fold, Found, Growth, Outcome, fold, transitions_of
 from ledger.errors import Busy, LedgerError, OutcomeUnknown, Refused, Unavailable
 from ledger.literals import NotJson
 from ledger.machine import TERMINAL
@@ -54,15 +54,16 @@ class Pending(Entry, eq=False, kw_only=True):
     """A request that waits for its answer, until `deadline` (monotonic seconds)."""
 
     deadline: float
-    answer: asyncio.Future[Answer]
+    tell: Callable[[Outcome], None] | None
+    """Whom to tell, once; None when it is done."""
 
-    def resolve(self, answer: Answer) -> None:
-        if not self.answer.done():  # the caller may have gone
-            self.answer.set_result(answer)
-
-    def fail(self, error: LedgerError) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
+    def resolve(self, outcome: Outcome) -> None:
+        tell, self.tell = self.tell, None
+        if tell is not None:
+            try:
+                tell(outcome)
+            except Exception:
+                log.exception("listener_fault", task_id=self.request.task_id)
 
 
 class Shard:
@@ -113,7 +114,7 @@ class Shard:
             self._task.cancel()
             await asyncio.wait([self._task])
         for pending in (*self._at_work, *self._queue):
-            pending.fail(_gone(pending))
+            pending.resolve(_gone(pending))
         await self._connection.close()
 
     async def _run(self) -> None:
@@ -136,13 +137,13 @@ class Shard:
             self._failures += 1
             if self._failures == 1:
                 log.warning("ledger_unreachable", reason=error.reason, waiting=self.waiting)
-            again = [pending for pending in batch if not pending.answer.done()]
+            again = [pending for pending in batch if pending.tell is not None]
             await asyncio.sleep(_full_jitter(self._failures))
         except Exception:
             # A fault of ours must not end the loop: everybody else's reports depend on it.
             log.exception("writer_fault", requests=len(batch))
             for pending in batch:
-                pending.fail(OutcomeUnknown("The server failed while writing; send the same again."))
+                pending.resolve(OutcomeUnknown("The server failed while writing; send the same again."))
             self._heads.clear()
             return
         now = time.monotonic()
@@ -161,15 +162,15 @@ class Shard:
         for pending in late:
             self.turns.miss(pending.key, pending.request, now)
             if self._failures or pending.sent_seq:
-                pending.fail(_gone(pending))
+                pending.resolve(_gone(pending))
             else:
-                pending.fail(Busy("Others write to this task without a pause.", retry_after_ms=BUSY_RETRY_AFTER_MS))
+                pending.resolve(Busy("Others write to this task without a pause.", retry_after_ms=BUSY_RETRY_AFTER_MS))
         waiting, self._queue = self._queue, deque()
         for pending in waiting:
             if self.turns.may_come(pending.key, pending.request, now):
                 self._queue.append(pending)
             else:
-                pending.fail(_gone(pending) if pending.sent_seq else out_of_turn())
+                pending.resolve(_gone(pending) if pending.sent_seq else out_of_turn())
 
     async def _commit(self, batch: Sequence[Pending]) -> list[Pending]:
         """Settle a batch; returns the entries whose task had moved on, in order, to be decided again.
@@ -197,7 +198,7 @@ class Shard:
             if error.reason != "statement_timeout" or len(batch) == 1:
                 raise
             return await self._in_halves(batch)  # it is the batch that takes too long
-        return [entry for entry in batch if not entry.answer.done() and entry.key in decided.growth]
+        return [entry for entry in batch if entry.tell is not None and entry.key in decided.growth]
 
     async def _write(
         self, decided: Fold[Pending], growth: Mapping[Key, Growth[Pending]], name: str, arguments: Sequence[str]
@@ -225,7 +226,7 @@ class Shard:
         return await self._in_halves(batch)
 
     async def _in_halves(self, batch: Sequence[Pending]) -> list[Pending]:
-        batch = [entry for entry in batch if not entry.answer.done()]  # a part of it may have been written
+        batch = [entry for entry in batch if entry.tell is not None]  # a part of it may have been written
         middle = len(batch) // 2
         again = await self._commit(batch[:middle])
         # A later report must not overtake an earlier one of its task that has to be decided again.
@@ -240,7 +241,7 @@ class Shard:
         applied: Container[Key],
         at: datetime,
     ) -> None:
-        """After a commit: remember, tell the listener, and answer (whoever waits for an answer runs after this)."""
+        """After a commit: remember, tell the listener, then answer."""
         told: list[Transition] = []
         heads: list[tuple[Key, int]] = []
         for key, grown in growth.items():
@@ -253,11 +254,12 @@ class Shard:
             heads.append((key, grown.state.seq))
             if self._listener.watches(key):
                 told += transitions_of(key, grown, at)
-            for entry, change in grown.changes:
+        self._listener.committed(told, heads)
+        for key, _ in heads:
+            for entry, change in growth[key].changes:
                 entry.resolve(receipt(change))
             if key in decided.answers:
                 self._answer(key, decided.answers[key])
-        self._listener.committed(told, heads)
 
     def _answer(self, key: Key, answers: Sequence[tuple[Pending, Answer]]) -> None:
         """Answer what changes nothing."""

@@ -11,11 +11,13 @@ import asyncio
 import contextlib
 import secrets
 import time
+from collections.abc import Callable
+from functools import partial
 from itertools import count
 from typing import Final
 
-from ledger.batch import Answer
-from ledger.errors import Busy, Unavailable
+from ledger.batch import Answer, Outcome
+from ledger.errors import Busy, LedgerError, Unavailable
 from ledger.model import Patience, Request, task_key
 from ledger.pool import Lane
 from ledger.shard import BUSY_RETRY_AFTER_MS, Listener, Pending, Shard
@@ -72,6 +74,15 @@ class Writer:
         Raises `Busy` when the queue is full, `Unavailable` when the writer is closing. The future raises `Unavailable`
         or `OutcomeUnknown`.
         """
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.post(request, partial(_answer, answer))
+        return answer
+
+    def post(self, request: Request, tell: Callable[[Outcome], None]) -> None:
+        """As `submit`, for those who have thousands in flight: `tell` is called with the answer or with the error.
+
+        It is called once, and never before `post` has returned; whatever it does holds up the next batch.
+        """
         if self._closing:
             raise Unavailable("This server is shutting down; send the report again.", retry_after_ms=1000)
         key = task_key(request.tenant, request.task_id)
@@ -82,10 +93,8 @@ class Writer:
             raise Busy("Too many reports are waiting for the database.", retry_after_ms=BUSY_RETRY_AFTER_MS)
         if not shard.turns.may_come(key, request, now):
             raise out_of_turn()
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         digest = request.digest or next(self._marks)
-        shard.offer(Pending(key, request, digest, deadline=now + self._queue_wait_seconds, answer=answer))
-        return answer
+        shard.offer(Pending(key, request, digest, deadline=now + self._queue_wait_seconds, tell=tell))
 
     def _has_room(self) -> bool:
         waiting = self.waiting
@@ -108,3 +117,12 @@ class Writer:
         """Take no more, commit what is queued for at most so long, and answer the rest with `Unavailable`."""
         self._closing = True
         await asyncio.gather(*(shard.close(timeout_seconds) for shard in self._shards))
+
+
+def _answer(future: asyncio.Future[Answer], outcome: Outcome) -> None:
+    if future.done():  # the caller has gone
+        return
+    if isinstance(outcome, LedgerError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
