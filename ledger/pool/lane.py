@@ -44,7 +44,8 @@ class Lane:
         self._waiters: dict[object, tuple[str, float]] = {}
         self._checked_out = 0
         self._held = 0  # in a `Hold`, and not in use
-        self._distrusted_before = 0.0
+        self._distrusted_before = 0.0  # a connection last used before this is replaced …
+        self._doubted_before = 0.0  # … and before this, asked
         self._pool: asyncpg.Pool[asyncpg.Record] = asyncpg.create_pool(
             # No floor: with one, asyncpg could not open while the server is away, and would log a traceback
             # for each failed attempt to restore it.
@@ -175,6 +176,8 @@ class Lane:
             self._turns.release()
             if isinstance(exc, LedgerError) or not isinstance(exc, Exception):
                 raise
+            if isinstance(exc, TimeoutError):
+                self._doubted_before = time.monotonic()  # whatever swallows a login may swallow the next statement
             raise self._raised(exc, classify(exc, sent=False)) from exc
 
     async def _trusted_connection(self) -> LaneConnection:
@@ -192,7 +195,10 @@ class Lane:
         now = time.monotonic()
         if now >= connection.retires_at or connection.used_at < self._distrusted_before:
             return False
-        if now - connection.used_at <= self._settings.liveness_idle_seconds:
+        if (
+            now - connection.used_at <= self._settings.liveness_idle_seconds
+            and connection.used_at >= self._doubted_before
+        ):
             return True
         try:
             # A part of the time to connect, so that there is time left to open a new one.
@@ -283,7 +289,8 @@ class Hold:
             return await self._lane._take(self._label)
         connection = self._taken()
         try:
-            if await self._lane._can_be_used(connection):
+            # Lost while it lay here, it is behind the pool's proxy no more.
+            if not _is_lost(connection) and await self._lane._can_be_used(connection):
                 return connection
         except BaseException:
             await self._lane._give_back(connection, keep=False)
