@@ -33,6 +33,7 @@ left join lateral (
     where i.attempt = t.attempt and i.n <= t.n
         and p.key = i.key and p.seq between t.seq - (t.n - i.n) - 100 and t.seq - (t.n - i.n) + 100
         and p.attempt = i.attempt and p.n = i.n
+    limit 1 -- keeps the conditions inside: what need not be looked for is not
 ) c on true
 left join lateral (
     select p.seq, p.status, p.attempt, p.digest
@@ -40,4 +41,5 @@ left join lateral (
     where c.seq is null and (i.attempt < t.attempt or i.n <= t.n)
         and p.key = i.key and p.seq > t.seq - 1000
         and p.attempt = i.attempt and p.n = i.n
+    limit 1
 ) d on true
