@@ -1,0 +1,171 @@
+"""Sends a supply of requests to a writer and takes the time of each answer. Knows nothing of what is in them.
+
+Closed loop: so many are in flight at all times, which finds the most that is possible. Open loop: each request has its
+time, whatever became of those before it, and its latency counts from that time: a stall is not omitted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from array import array
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Final
+
+from ledger.errors import LedgerError
+from ledger.model import Receipt, Rejection, Request
+
+Answer = Receipt | Rejection
+Submit = Callable[[Request], Awaitable[Answer]]
+TICK_SECONDS: Final = 0.001
+"""How often the open loop looks at its schedule, which is as fine as uvloop's timers are; what is sent later than its
+time is counted as latency."""
+ANSWER_SECONDS: Final = 60.0
+"""How long the last answers may take; far longer than the writer's own deadlines."""
+
+
+class Unanswered(Exception):
+    """A request got no answer: the writer has broken its promise."""
+
+
+class Tally:
+    """What became of the requests: `committed`, `outcomes` by word, and `latencies` of the committed in seconds."""
+
+    def __init__(self) -> None:
+        self.committed = 0
+        self.outcomes: Counter[str] = Counter()
+        self.latencies: array[float] = array("d")
+
+    def note(self, began: float, done: asyncio.Future[Answer]) -> None:
+        """Count one answer."""
+        error = done.exception()
+        if error is None:
+            answer = done.result()
+            if isinstance(answer, Receipt) and not answer.repeat:
+                self.committed += 1
+                self.latencies.append(time.perf_counter() - began)
+                return
+            self.outcomes["repeat" if isinstance(answer, Receipt) else answer.code] += 1
+            return
+        self.outcomes[error.code if isinstance(error, LedgerError) else type(error).__name__] += 1
+
+
+class ClosedLoop:
+    """`window` requests in flight until the supply or the time is over. One use."""
+
+    def __init__(self, submit: Submit, supply: Sequence[Request], window: int) -> None:
+        self._submit = submit
+        self._supply = supply
+        self._window = window
+        self._next = 0
+        self._in_flight = 0
+        self._stopped = False
+        self._supply_is_over = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self.tally = Tally()
+
+    async def run(self, seconds: float) -> None:
+        """Send for so long, or until all is sent. What is in flight then is answered in `finish`."""
+        for _ in range(min(self._window, len(self._supply) + 1)):  # the one too many sees that the supply is over
+            self._send()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._supply_is_over.wait()
+        except TimeoutError:
+            pass
+
+    async def finish(self) -> None:
+        """Send no more, and wait for the answers. Raises `Unanswered`."""
+        self._stopped = True
+        if self._in_flight:
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await self._quiet.wait()
+            except TimeoutError:
+                raise Unanswered(f"{self._in_flight} requests have no answer after {ANSWER_SECONDS:g} s") from None
+
+    @property
+    def sent(self) -> int:
+        """How much of the supply was used."""
+        return self._next
+
+    def _send(self) -> None:
+        if self._stopped or self._next == len(self._supply):
+            self._supply_is_over.set()
+            return
+        request = self._supply[self._next]
+        self._next += 1
+        began = time.perf_counter()
+        try:
+            answer = asyncio.ensure_future(self._submit(request))
+        except LedgerError as error:
+            self.tally.outcomes[error.code] += 1
+            asyncio.get_running_loop().call_later(0.01, self._send)
+            return
+        self._in_flight += 1
+        answer.add_done_callback(partial(self._settled, began))
+
+    def _settled(self, began: float, done: asyncio.Future[Answer]) -> None:
+        self._in_flight -= 1
+        self.tally.note(began, done)
+        self._send()
+        if not self._in_flight:
+            self._quiet.set()
+
+
+async def open_loop(submit: Submit, supply: Sequence[Request], per_second: float) -> Tally:
+    """Send the supply at a steady rate; returns when all of it is answered. Raises `Unanswered`."""
+    tally = Tally()
+    in_flight: set[asyncio.Future[Answer]] = set()
+
+    def settled(due: float, done: asyncio.Future[Answer]) -> None:
+        in_flight.discard(done)
+        tally.note(due, done)
+
+    start = time.perf_counter() + 0.01
+    for place, request in enumerate(supply):
+        due = start + place / per_second
+        wait = due - time.perf_counter()
+        if wait > 0:
+            await asyncio.sleep(max(wait, TICK_SECONDS))
+        try:
+            answer = asyncio.ensure_future(submit(request))
+        except LedgerError as error:
+            tally.outcomes[error.code] += 1
+            continue
+        in_flight.add(answer)
+        answer.add_done_callback(partial(settled, due))
+        if place % 256 == 0:
+            await asyncio.sleep(0)  # behind its schedule, it must not keep the writer from its work
+    if in_flight:
+        _, left = await asyncio.wait(in_flight, timeout=ANSWER_SECONDS)
+        if left:
+            raise Unanswered(f"{len(left)} requests have no answer after {ANSWER_SECONDS:g} s")
+    await asyncio.sleep(0)  # the last callbacks have their turn
+    return tally
+
+
+class NullWriter:
+    """Answers everything, in turns as a writer would, and does no work: what is left is the driver's own cost."""
+
+    def __init__(self, answer: Answer, batch: int = 500) -> None:
+        self._answer = answer
+        self._batch = batch
+        self._queue: deque[asyncio.Future[Answer]] = deque()
+
+    def submit(self, _request: Request) -> asyncio.Future[Answer]:
+        """Answered at one of the next turns of the loop."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
+        if not self._queue:
+            loop.call_soon(self._settle)
+        self._queue.append(future)
+        return future
+
+    def _settle(self) -> None:
+        for _ in range(min(self._batch, len(self._queue))):
+            self._queue.popleft().set_result(self._answer)
+        if self._queue:
+            asyncio.get_running_loop().call_soon(self._settle)
