@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from scripts.bench import copying, pgbench, writing
+from scripts.bench import copying, nats, pgbench, redis, writing
 from scripts.bench.fill import fill
 from scripts.bench.machine import described
 from scripts.bench.paper import Paper, median, plain, ratio, write_json
@@ -102,10 +102,20 @@ async def _copy(place: Place, options: argparse.Namespace) -> dict[str, Any]:
     return {"copy": await copying.measure_copy(place, rows_wanted=rows)}
 
 
+async def _redis(place: Place, options: argparse.Namespace) -> dict[str, Any]:
+    return {"redis": await redis.measure_redis(place, seconds=options.seconds)}
+
+
+async def _nats(place: Place, options: argparse.Namespace) -> dict[str, Any]:
+    return {"nats": await nats.measure_nats(place, seconds=options.seconds)}
+
+
 PARTS: dict[str, Callable[[Place, argparse.Namespace], Awaitable[dict[str, Any]]]] = {
     "writer": _writer,
     "pgbench": _pgbench,
     "copy": _copy,
+    "redis": _redis,
+    "nats": _nats,
 }
 
 
@@ -118,12 +128,18 @@ def _print(paper: Paper, machine: dict[str, Any], middle: dict[str, Any]) -> Non
     writer = middle.get("writer", {})
     if writer:
         _print_writer(paper, writer)
-    others = _others(middle)
-    if others:
-        steady = writer.get("steady", {}).get("closed", {}).get("per_second", 0)
-        rows = [(name, rate, postgres_us, wal, ratio(steady, rate)) for name, rate, postgres_us, wal in others]
-        columns = ("beside it", "transitions/s", "server us", "WAL B", "writer (steady) is")
-        paper.table("The same rows and bytes by other ways", columns, rows)
+    steady = writer.get("steady", {}).get("closed", {}).get("per_second")
+    rows = [
+        (
+            name, point["per_second"], point.get("p50_ms", point.get("latency_ms")), point.get("p99_ms"),
+            point.get("postgres_cpu_us", point.get("server_cpu_us")), point.get("wal_bytes"),
+            steady and ratio(steady, point["per_second"]),
+        )
+        for name, point in _others(middle)
+    ]  # fmt: skip
+    if rows:
+        columns = ("beside it", "transitions/s", "p50 ms", "p99 ms", "server us", "WAL B", "the writer (steady) is")
+        paper.table("The same rows and bytes by other ways (pgbench: mean latency)", columns, rows)
     for part, reason in middle["not_measured"].items():
         paper.say(f"{part}: not measured: {reason}")
 
@@ -137,16 +153,36 @@ def _print_writer(paper: Paper, writer: dict[str, Any]) -> None:
             paper.say(f"{name}: not all were accepted: {one['refused']}")
 
 
-def _others(middle: dict[str, Any]) -> list[tuple[str, float, float | None, float | None]]:
-    """Name, rate, server CPU and WAL of everything that is not the writer; the best of each kind is marked."""
-    rows: list[tuple[str, float, float | None, float | None]] = []
-    points = middle.get("pgbench", [])
-    best = max((point["per_second"] for point in points), default=0)
-    for point in points:
-        mark = " (best)" if point["per_second"] == best else ""
-        rows.append((f"pgbench, {point['clients']} clients{mark}", point["per_second"], point["postgres_cpu_us"], None))
-    for point in middle.get("copy", []):
-        streams = "one stream" if point["streams"] == 1 else f"{point['streams']} streams"
-        commit = f"a commit per {point['rows_per_commit']}" if point["rows_per_commit"] else "one commit"
-        rows.append((f"COPY, {streams}, {commit}", point["per_second"], point["postgres_cpu_us"], point["wal_bytes"]))
+def _others(middle: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Everything that is not the writer, in words, with its figures; the best of each kind is marked."""
+    rows = []
+    for kind, worded in _KINDS.items():
+        points = middle.get(kind, [])
+        best = max((point["per_second"] for point in points), default=0)
+        for point in points:
+            mark = " (best)" if point["per_second"] == best else ""
+            rows.append((f"{worded(point)}{mark}", point))
     return rows
+
+
+def _copy_in_words(point: dict[str, Any]) -> str:
+    commit = f"a commit per {point['rows_per_commit']}" if point["rows_per_commit"] else "one commit for all"
+    return f"COPY, {_counted(point['streams'], 'stream')}, {commit}"
+
+
+def _peer_in_words(name: str) -> Callable[[dict[str, Any]], str]:
+    return lambda point: (
+        f"{name}, {_counted(point['connections'], 'connection')}, {point['window']:,} in flight on each"
+    )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"1 {noun}" if count == 1 else f"{count} {noun}s"
+
+
+_KINDS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
+    "pgbench": lambda point: f"pgbench, {_counted(point['clients'], 'client')}",
+    "copy": _copy_in_words,
+    "redis": _peer_in_words("Redis Streams"),
+    "nats": _peer_in_words("NATS JetStream"),
+}

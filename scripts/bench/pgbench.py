@@ -1,6 +1,6 @@
 """pgbench with the statement that the writer sends for one report: what PostgreSQL does without group commit.
 
-The script is the writer's own SQL with each argument replaced by what `ledger.batch` gives for one numbered report of a
+The script is the writer's own SQL with each argument replaced by what the writer gives for one numbered report of a
 running task. Each client works in turn on tasks of its own, so that it knows the sequence that the compare-and-set
 expects without asking: every statement appends exactly one transition. The key is computed from the task's id in SQL,
 which costs about two microseconds.
@@ -18,8 +18,10 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ledger.batch import Entry, append_arguments, fold
-from ledger.model import State, Status, task_key
+from ledger.arguments import advance_arguments
+from ledger.batch import Entry, fold
+from ledger.machine import Status
+from ledger.model import State, task_key
 from ledger.sql import query
 from scripts.bench import programs
 from scripts.bench.meter import tree_cpu_seconds
@@ -32,7 +34,7 @@ OPENING_SEQ: Final = 2
 """Where a task of a workload stands after its opening; its `n` is 1 there."""
 _PLACEHOLDER: Final = re.compile(r"\$(\d+)\b")
 # Numbers that cannot occur by chance; in the script each becomes the variable of pgbench that stands for it.
-_EXPECTED, _NEXT, _N = 1_000_000_001, 1_000_000_002, 1_000_000_003
+_NEXT, _N = 1_000_000_002, 1_000_000_003
 
 
 class PgbenchPoint(Struct, frozen=True, kw_only=True):
@@ -84,38 +86,28 @@ def script_for(workload: Workload, *, span: int) -> str:
     task_id, key = workload.task_id(0), task_key(TENANT, workload.task_id(0))
     before = State(
         tenant=TENANT, task_id=task_id, kind="import", owner="user-0", created=True, status=Status.RUNNING,
-        seq=_EXPECTED, attempt=1, n=_N - 1, progress=1.0, stage="encoding chunk 17 of 40", data_seq=_EXPECTED,
+        seq=_NEXT - 1, attempt=1, n=_N - 1, progress=1.0, stage="encoding chunk 17 of 40", data_seq=_NEXT - 1,
     )  # fmt: skip
     report = numbered(task_id, 17)
-    assert report.digest is not None  # noqa: S101 - a numbered report has one
-    entry = Entry(key=key, request=replace(report, n=_N), digest=report.digest)
-    columns = append_arguments(fold([entry], {key: before}, {}).growth)
-    prefix = task_id.removesuffix(f"{0:06}")
-    id_sql = f"'{prefix}' || lpad((:place)::text, 6, '0')"
-    key_sql = f"substr(encode(sha256(convert_to('{TENANT}' || chr(31) || {id_sql}, 'UTF8')), 'hex'), 1, 32)"
-    known = {str(key): key_sql, task_id: id_sql, str(_EXPECTED): ":expected", str(_NEXT): ":next", str(_N): ":n"}
+    entry = Entry(key=key, request=replace(report, n=_N), digest=report.digest or "")
+    arguments = advance_arguments(fold([entry], {key: before}, {}).growth)
+    of_task = f"'{task_id.removesuffix(f'{0:06}')}' || lpad((:place)::text, 6, '0')"
+    of_key = f"substr(encode(sha256(convert_to('{TENANT}' || chr(31) || {of_task}, 'UTF8')), 'hex'), 1, 32)"
 
     def argument(match: re.Match[str]) -> str:
-        (value,) = columns[int(match[1]) - 1]
-        return f"array[{_literal(value, known)}]"
+        literal = "'" + arguments[int(match[1]) - 1].replace("'", "''") + "'"
+        for number, expression in ((key, of_key), (str(_NEXT), ":next"), (str(_N), ":n")):
+            literal = literal.replace(number, f"' || {expression} || '")
+        return f"({literal})"
 
-    sql = "\n".join(line for line in query("append").splitlines() if not line.lstrip().startswith("--"))
+    sql = "\n".join(line for line in query("advance").splitlines() if not line.lstrip().startswith("--"))
     return "\n".join((
         r"\set k :k + 1",
         rf"\set place {span} * :client_id + :k % {span}",
-        rf"\set expected {OPENING_SEQ} + :k / {span}",
-        r"\set next :expected + 1",
-        r"\set n :expected",
+        rf"\set next {OPENING_SEQ} + 1 + :k / {span}",
+        r"\set n :next - 1",
         f"{_PLACEHOLDER.sub(argument, sql)};",
     ))  # fmt: skip
-
-
-def _literal(value: object, known: dict[str, str]) -> str:
-    if value is None:
-        return "null"
-    if str(value) in known:
-        return known[str(value)]
-    return "'" + str(value).replace("'", "''") + "'"
 
 
 def _figure(text: str, pattern: str) -> float:

@@ -83,6 +83,14 @@ def numbered(task_id: str, n: int, *, attempt: int = 1) -> Report:
     )
 
 
+def payload(n: int) -> dict[str, str]:
+    """What a peer stores for one report: the names and texts of the members that `numbered` gives to the ledger."""
+    report = numbered("x", n)
+    texts = {"attempt": report.attempt, "n": report.n, "progress": report.progress, "stage": report.stage}
+    data = (report.data or b"").decode()
+    return {name: str(value) for name, value in texts.items()} | {"data": data, "digest": str(report.digest)}
+
+
 def _create(task_id: str, _step: int = 0) -> Request:
     return create_request(
         TENANT, messages.Create(id=1, task_id=task_id, kind="import", owner=f"user-{_number_of(task_id) % OWNERS}")

@@ -11,14 +11,14 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 import asyncpg
 from msgspec import Struct
 
 from gateway.bus.local import LocalBus
 from gateway.hub import Hub
-from ledger.model import Receipt, Request, Status, Transition
+from ledger.machine import Status
+from ledger.model import Key, Receipt, Request, Transition
 from ledger.pool import Pools
 from ledger.reader import Reader
 from ledger.settings import LedgerSettings
@@ -49,21 +49,15 @@ class Written(Struct, frozen=True, kw_only=True):
     refused: dict[str, int]
 
 
-class Counted:
+class Counted(Hub):
     """The hub, with its commits counted."""
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-        self.commits = 0
+    commits = 0
 
-    def committed(self, transitions: Sequence[Transition]) -> None:
+    def committed(self, transitions: Sequence[Transition], heads: Sequence[tuple[Key, int]]) -> None:
         """As the hub's."""
         self.commits += 1
-        self._hub.committed(transitions)
-
-    def reached(self, key: Any, seq: int) -> None:
-        """As the hub's."""
-        self._hub.reached(key, seq)
+        super().committed(transitions, heads)
 
 
 class Bench(Struct, kw_only=True):
@@ -88,7 +82,8 @@ async def running_writer(place: Place, dsn: str) -> AsyncIterator[Bench]:
     pools = await Pools.open(settings, dsn)
     connection = await asyncpg.connect(dsn)
     try:
-        listener = Counted(Hub(Reader(pools.control), LocalBus()))
+        lease_ms = settings.patience.lease_ms
+        listener = Counted(Reader(pools.control, lease_ms=lease_ms), LocalBus())
         writer = Writer(
             pools.write,
             listener,
@@ -96,12 +91,13 @@ async def running_writer(place: Place, dsn: str) -> AsyncIterator[Bench]:
             queue_limit=settings.queue_limit,
             queue_wait_seconds=settings.queue_wait_seconds,
             batch_limit=settings.batch_limit,
+            patience=settings.patience,
         )
         writer.start()
         try:
             yield Bench(
                 writer=writer,
-                reader=Reader(pools.read),
+                reader=Reader(pools.read, lease_ms=lease_ms),
                 listener=listener,
                 meter=Meter(connection, place.postmaster_pid),
                 connection=connection,
