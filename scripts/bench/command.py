@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 from pathlib import Path
 
@@ -11,19 +12,19 @@ import structlog
 import uvloop
 
 from ledger.errors import LedgerError
-from scripts.bench import ledger
+from scripts.bench import growth, ledger, poison, reads
 from scripts.bench.drive import Unanswered
 from scripts.bench.paper import Paper
 from scripts.bench.place import CannotMeasure, Place, folder_on_disk, look_at, own_server
 
-VERBS = {"ledger": ledger}
+VERBS = {"ledger": ledger, "growth": growth, "reads": reads, "poison": poison}
 
 
 def main() -> int:
     """Parse, make a place, measure; the exit status."""
     options = _parser().parse_args()
     paper = Paper()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     try:
         with folder_on_disk(options.folder, allow_unsafe=options.allow_unsafe) as folder:
             if options.database_url:

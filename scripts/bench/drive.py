@@ -53,12 +53,18 @@ class Tally:
 
 
 class ClosedLoop:
-    """`window` requests in flight until the supply or the time is over. One use."""
+    """`window` requests in flight until the supply or the time is over. One use.
 
-    def __init__(self, submit: Submit, supply: Sequence[Request], window: int) -> None:
+    `tally_of` gives the tally for the request at a place of the supply; without it there is one for all.
+    """
+
+    def __init__(
+        self, submit: Submit, supply: Sequence[Request], window: int, tally_of: Callable[[int], Tally] | None = None
+    ) -> None:
         self._submit = submit
         self._supply = supply
         self._window = window
+        self._tally_of = tally_of
         self._next = 0
         self._in_flight = 0
         self._stopped = False
@@ -96,31 +102,34 @@ class ClosedLoop:
             self._supply_is_over.set()
             return
         request = self._supply[self._next]
+        tally = self.tally if self._tally_of is None else self._tally_of(self._next)
         self._next += 1
         began = time.perf_counter()
         try:
             answer = asyncio.ensure_future(self._submit(request))
         except LedgerError as error:
-            self.tally.outcomes[error.code] += 1
+            tally.outcomes[error.code] += 1
             asyncio.get_running_loop().call_later(0.01, self._send)
             return
         self._in_flight += 1
-        answer.add_done_callback(partial(self._settled, began))
+        answer.add_done_callback(partial(self._settled, tally, began))
 
-    def _settled(self, began: float, done: asyncio.Future[Answer]) -> None:
+    def _settled(self, tally: Tally, began: float, done: asyncio.Future[Answer]) -> None:
         self._in_flight -= 1
-        self.tally.note(began, done)
+        tally.note(began, done)
         self._send()
         if not self._in_flight:
             self._quiet.set()
 
 
-async def open_loop(submit: Submit, supply: Sequence[Request], per_second: float) -> Tally:
-    """Send the supply at a steady rate; returns when all of it is answered. Raises `Unanswered`."""
-    tally = Tally()
+async def open_loop(
+    submit: Submit, supply: Sequence[Request], per_second: float, tally_of: Callable[[int], Tally] | None = None
+) -> Tally:
+    """Send the supply at a steady rate; returns when all is answered. `tally_of` as above. Raises `Unanswered`."""
+    only = Tally()
     in_flight: set[asyncio.Future[Answer]] = set()
 
-    def settled(due: float, done: asyncio.Future[Answer]) -> None:
+    def settled(tally: Tally, due: float, done: asyncio.Future[Answer]) -> None:
         in_flight.discard(done)
         tally.note(due, done)
 
@@ -130,13 +139,14 @@ async def open_loop(submit: Submit, supply: Sequence[Request], per_second: float
         wait = due - time.perf_counter()
         if wait > 0:
             await asyncio.sleep(max(wait, TICK_SECONDS))
+        tally = only if tally_of is None else tally_of(place)
         try:
             answer = asyncio.ensure_future(submit(request))
         except LedgerError as error:
             tally.outcomes[error.code] += 1
             continue
         in_flight.add(answer)
-        answer.add_done_callback(partial(settled, due))
+        answer.add_done_callback(partial(settled, tally, due))
         if place % 256 == 0:
             await asyncio.sleep(0)  # behind its schedule, it must not keep the writer from its work
     if in_flight:
@@ -144,7 +154,7 @@ async def open_loop(submit: Submit, supply: Sequence[Request], per_second: float
         if left:
             raise Unanswered(f"{len(left)} requests have no answer after {ANSWER_SECONDS:g} s")
     await asyncio.sleep(0)  # the last callbacks have their turn
-    return tally
+    return only
 
 
 class NullWriter:

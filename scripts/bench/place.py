@@ -77,6 +77,10 @@ class Place(Struct, kw_only=True):
             if own:
                 await self._drop(name)
 
+    async def drop_base(self) -> None:
+        """Drop the base, to make another."""
+        await self._drop(self.base)
+
     async def close(self) -> None:
         """Drop the databases that were made on a server that stays."""
         if not self.embedded:

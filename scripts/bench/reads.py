@@ -1,0 +1,134 @@
+"""The verb `reads`: snapshots, replay and history on a large ledger, one call at a time."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import secrets
+import time
+from array import array
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from ledger.model import task_key
+from ledger.reader import Reader
+from scripts.bench.fill import PREFIX, STEPS, fill
+from scripts.bench.machine import described
+from scripts.bench.meter import latency
+from scripts.bench.paper import Paper, median, plain, write_json
+from scripts.bench.place import CannotMeasure, Place
+from scripts.bench.workloads import OWNERS, TENANT, Workload
+from scripts.bench.writing import Bench, accepted, running_writer
+
+HELP = "snapshots, replay and history pages on ten million stored transitions"
+DESCRIPTION = """\
+Latency of ledger.reader.Reader as the gateway calls it, one call at a time over one connection, Python objects made of
+the rows included. Before it: both tables are read once whole, and each call is made a hundred times uncounted, with
+other arguments of the same kind. Every call is for other tasks or another page, chosen at random.
+
+task                      the snapshot of a task of 20 transitions, with its payloads
+replay 500, one task      500 transitions of a task of 2,000, from a random place
+replay 50, one task       50 of them
+replay 500, 25 tasks      all transitions of 25 tasks: a client that comes back
+history 50                a page of 50 tasks of an owner or of the whole tenant: the first, or one at a random depth
+"""
+LONG_TASKS = 20
+LONG_STEPS = 2_000
+WARM_CALLS = 100
+
+Call = Callable[[], Awaitable[Sequence[object] | object | None]]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The options of this verb; `--seconds` means nothing here."""
+    parser.add_argument("--rows", type=int, default=10_000_000, help="transitions stored first (default %(default)s)")
+    parser.add_argument("--calls", type=int, default=1_000, help="calls of each kind (default %(default)s)")
+
+
+async def measure(place: Place, options: argparse.Namespace, paper: Paper) -> int:
+    """Fill, warm, read; prints the medians of `--runs`."""
+    await place.prepare()
+    paper.say(f"filling to {options.rows:,}")
+    place.stored_rows = await fill(place, options.rows)
+    machine = described(place)
+    runs: list[dict[str, Any]] = []
+    async with place.workspace() as dsn, running_writer(place, dsn) as bench:
+        long = Workload("hot", f"long-{secrets.token_hex(4)}", tasks=LONG_TASKS)
+        await accepted(bench, [*long.opening(), *long.take(LONG_TASKS * (LONG_STEPS - 2))])
+        await bench.connection.execute("vacuum (analyze) ledger.task", timeout=600)
+        await bench.connection.execute("vacuum (analyze) ledger.transition", timeout=600)
+        await bench.connection.execute("checkpoint", timeout=600)
+        for table in ("task", "transition"):
+            await bench.connection.fetchval(f"select sum(length(t::text)) from ledger.{table} t", timeout=600)  # noqa: S608 - two constants
+        calls = await _calls(bench, long)
+        for number in range(options.runs):
+            paper.say(f"run {number + 1} of {options.runs}")
+            runs.append({name: plain(await _timed(call, options.calls)) for name, call in calls.items()})
+    middle = median(runs)
+    write_json(options.json, {"verb": "reads", "machine": machine, "runs": runs, "median": middle})
+    rows = [[name, each["p50_ms"], each["p99_ms"], each["max_ms"]] for name, each in middle.items()]
+    paper.table(f"Reads of {place.stored_rows:,} transitions, warm", ("read", "p50 ms", "p99 ms", "max ms"), rows)
+    return 0
+
+
+async def _timed(call: Call, count: int) -> object:
+    for _ in range(min(WARM_CALLS, count)):
+        await call()
+    taken: array[float] = array("d")
+    for _ in range(count):
+        began = time.perf_counter()
+        found = await call()
+        taken.append(time.perf_counter() - began)
+        if not found:
+            raise CannotMeasure("a read found nothing where something is stored")
+    return latency(taken)
+
+
+async def _calls(bench: Bench, long: Workload) -> dict[str, Call]:
+    reader: Reader = bench.reader
+    choice = random.Random(17)  # noqa: S311 - which rows are read
+    keys = [row["key"].hex for row in await bench.connection.fetch(_SOME_TASKS, f"{PREFIX}%", 20_000)]
+    ids = [row["task_id"] for row in await bench.connection.fetch(_SOME_TASKS, f"{PREFIX}%", 20_000)]
+    long_keys = [task_key(TENANT, long.task_id(place)) for place in range(LONG_TASKS)]
+    cursors = {
+        owner: [
+            (row["created_at"], row["key"].hex) for row in await bench.connection.fetch(_CURSORS, TENANT, owner, 2_000)
+        ]
+        for owner in (None, *(f"user-{number}" for number in range(OWNERS)))
+    }
+    owners = [owner for owner in cursors if owner is not None and cursors[owner]]
+
+    def of_one(rows: int) -> Call:
+        return lambda: reader.replay([(choice.choice(long_keys), choice.randrange(LONG_STEPS - rows))], limit=rows)
+
+    def of_many() -> Awaitable[Sequence[object]]:
+        return reader.replay([(key, 0) for key in choice.sample(keys, 500 // STEPS)])
+
+    def of_owner() -> Awaitable[Sequence[object]]:
+        return reader.history(TENANT, owner=choice.choice(owners), limit=50)
+
+    def of_owner_deep() -> Awaitable[Sequence[object]]:
+        owner = choice.choice(owners)
+        return reader.history(TENANT, owner=owner, before=choice.choice(cursors[owner]), limit=50)
+
+    return {
+        "task": lambda: reader.task(TENANT, choice.choice(ids)),
+        "replay 500, one task": of_one(500),
+        "replay 50, one task": of_one(50),
+        "replay 500, 25 tasks": of_many,
+        "history 50, owner, first": of_owner,
+        "history 50, owner, deep": of_owner_deep,
+        "history 50, tenant, first": lambda: reader.history(TENANT, limit=50),
+        "history 50, tenant, deep": lambda: reader.history(TENANT, before=choice.choice(cursors[None]), limit=50),
+    }
+
+
+_SOME_TASKS = "select key, task_id from ledger.task where task_id like $1 order by key limit $2"
+# Not the last rows, behind which there would be no whole page.
+_CURSORS = """
+select created_at, key from (
+    select created_at, key, row_number() over (order by created_at, key) as from_the_end
+    from ledger.task where tenant = $1 and ($2::text is null or owner = $2)
+) t
+where from_the_end > 50 order by random() limit $3
+"""
