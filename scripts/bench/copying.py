@@ -50,9 +50,9 @@ class _Rows(Struct, frozen=True, kw_only=True):
     columns: list[str]
 
 
-async def measure_copy(place: Place, *, rows_wanted: int) -> list[CopyPoint]:
+async def measure_copy(place: Place, *, rows_wanted: int, tasks: int) -> list[CopyPoint]:
     """One stream and two, with a commit per 500 rows and with one for all; each beginning where the writer did."""
-    rows = await _rows_of_the_writer(place, rows_wanted)
+    rows = await _rows_of_the_writer(place, rows_wanted, tasks)
     return [
         await _point(place, rows, streams=streams, rows_per_commit=rows_per_commit)
         for streams in (1, 2)
@@ -60,9 +60,9 @@ async def measure_copy(place: Place, *, rows_wanted: int) -> list[CopyPoint]:
     ]
 
 
-async def _rows_of_the_writer(place: Place, wanted: int) -> _Rows:
+async def _rows_of_the_writer(place: Place, wanted: int, tasks: int) -> _Rows:
     """Let the writer store so many reports, and take them out again, in the order in which they lie."""
-    workload = Workload("steady", f"copied-{secrets.token_hex(4)}")
+    workload = Workload("steady", f"copied-{secrets.token_hex(4)}", tasks=tasks)
     out = bytearray()
 
     async def collect(data: bytes) -> None:

@@ -15,14 +15,13 @@ from typing import Final
 import asyncpg
 
 from scripts.bench.place import CannotMeasure, Place
-from scripts.bench.workloads import Workload
+from scripts.bench.workloads import TASKS, Workload
 from scripts.bench.writing import accepted, running_writer
 
 STEPS: Final = 20
 PREFIX: Final = "filled"
 SECONDS_APART: Final = 60
 """Between the times of one copy and the next."""
-_MOST_TASKS: Final = 5_000
 _STREAMS: Final = 2
 _COLUMNS: Final = """
 select a.attname as name, a.atttypid = 'timestamptz'::regtype as is_time, format_type(a.atttypid, null) as type
@@ -41,15 +40,17 @@ where t.steps is distinct from t.newest or t.newest is distinct from task.seq
 """
 
 
-async def fill(place: Place, rows: int) -> int:
+async def fill(place: Place, rows: int, *, tasks: int = TASKS) -> int:
     """Bring the empty base database to at least so many transitions; how many there are then.
+
+    `tasks` are worked on at once.
 
     Raises `CannotMeasure` when heads and transitions do not agree afterwards.
     """
     if rows <= 0:
         return 0
     dsn = place.url(place.base)
-    tasks = min(_MOST_TASKS, -(-rows // STEPS))
+    tasks = min(tasks, -(-rows // STEPS))
     copies = -(-rows // (tasks * STEPS)) - 1
     async with running_writer(place, dsn) as bench:
         await accepted(bench, Workload("short", PREFIX, tasks=tasks, steps=STEPS).take(tasks * STEPS))

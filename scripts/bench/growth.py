@@ -9,7 +9,7 @@ from scripts.bench.fill import fill
 from scripts.bench.machine import described
 from scripts.bench.paper import Paper, figure, median, plain, write_json
 from scripts.bench.place import Place
-from scripts.bench.workloads import NAMES
+from scripts.bench.workloads import NAMES, TASKS
 from scripts.bench.writing import measure_workload, running_writer
 
 HELP = "what a transition costs at ten thousand and at ten million stored ones"
@@ -26,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows", nargs="+", type=int, default=[10_000, 10_000_000], metavar="N", help="default: %(default)s"
     )
+    parser.add_argument("--tasks", type=int, default=TASKS, help="tasks at work at once (default %(default)s)")
     parser.add_argument("--window", type=int, default=4_000, help="requests in flight (default %(default)s)")
     parser.add_argument(
         "--workloads", nargs="+", choices=NAMES, default=["steady", "short"], metavar="NAME", help=f"of {NAMES}"
@@ -39,7 +40,7 @@ async def measure(place: Place, options: argparse.Namespace, paper: Paper) -> in
     for rows in options.rows:
         await place.prepare()
         paper.say(f"filling to {rows:,}")
-        place.stored_rows = await fill(place, rows)
+        place.stored_rows = await fill(place, rows, tasks=options.tasks)
         runs = []
         for number in range(options.runs):
             paper.say(f"run {number + 1} of {options.runs} at {place.stored_rows:,}")
@@ -47,7 +48,9 @@ async def measure(place: Place, options: argparse.Namespace, paper: Paper) -> in
             for name in options.workloads:
                 async with place.workspace() as dsn, running_writer(place, dsn) as bench:
                     run[name] = plain(
-                        await measure_workload(bench, name, seconds=options.seconds, window=options.window)
+                        await measure_workload(
+                            bench, name, seconds=options.seconds, window=options.window, tasks=options.tasks
+                        )
                     )
             runs.append(run)
         sizes.append({"stored_rows": place.stored_rows, "runs": runs, "median": median(runs)})

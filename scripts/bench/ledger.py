@@ -11,7 +11,7 @@ from scripts.bench.fill import fill
 from scripts.bench.machine import described
 from scripts.bench.paper import Paper, median, plain, ratio, write_json
 from scripts.bench.place import CannotMeasure, Place
-from scripts.bench.workloads import NAMES
+from scripts.bench.workloads import NAMES, TASKS
 
 HELP = "durable appends: the writer at saturation and at half of it, pgbench, COPY and, where installed, peers"
 DESCRIPTION = """\
@@ -52,6 +52,7 @@ _WRITER_LINES: Final[tuple[tuple[str, Callable[[dict[str, Any]], float | None]],
 def configure(parser: argparse.ArgumentParser) -> None:
     """The options of this verb."""
     parser.add_argument("--rows", type=int, default=0, metavar="N", help="store so many transitions first (default 0)")
+    parser.add_argument("--tasks", type=int, default=TASKS, help="tasks at work at once (default %(default)s)")
     parser.add_argument("--window", type=int, default=4_000, help="requests in flight (default %(default)s)")
     parser.add_argument(
         "--workloads", nargs="+", choices=NAMES, default=list(NAMES), metavar="NAME", help=f"of {', '.join(NAMES)}"
@@ -68,7 +69,7 @@ async def measure(place: Place, options: argparse.Namespace, paper: Paper) -> in
     """Run it `--runs` times, print the medians; 1 when nothing of what was asked for could be measured."""
     runs: list[dict[str, Any]] = []
     await place.prepare()
-    place.stored_rows = await fill(place, options.rows)
+    place.stored_rows = await fill(place, options.rows, tasks=options.tasks)
     machine = described(place)
     for number in range(options.runs):
         run: dict[str, Any] = {"not_measured": {}}
@@ -89,17 +90,22 @@ async def _writer(place: Place, options: argparse.Namespace) -> dict[str, Any]:
     measured = []
     for name in options.workloads:
         async with place.workspace() as dsn, writing.running_writer(place, dsn) as bench:
-            measured.append(await writing.measure_workload(bench, name, seconds=options.seconds, window=options.window))
+            measured.append(
+                await writing.measure_workload(
+                    bench, name, seconds=options.seconds, window=options.window, tasks=options.tasks
+                )
+            )
     return {"writer": {each.workload: each for each in measured}}
 
 
 async def _pgbench(place: Place, options: argparse.Namespace) -> dict[str, Any]:
-    return {"pgbench": await pgbench.measure_pgbench(place, seconds=options.seconds, clients=options.clients)}
+    points = await pgbench.measure_pgbench(place, seconds=options.seconds, clients=options.clients, tasks=options.tasks)
+    return {"pgbench": points}
 
 
 async def _copy(place: Place, options: argparse.Namespace) -> dict[str, Any]:
     rows = int(min(1_000_000, max(2_000, 60_000 * options.seconds)))
-    return {"copy": await copying.measure_copy(place, rows_wanted=rows)}
+    return {"copy": await copying.measure_copy(place, rows_wanted=rows, tasks=options.tasks)}
 
 
 async def _redis(place: Place, options: argparse.Namespace) -> dict[str, Any]:

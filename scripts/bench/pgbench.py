@@ -26,7 +26,7 @@ from ledger.sql import query
 from scripts.bench import programs
 from scripts.bench.meter import tree_cpu_seconds
 from scripts.bench.place import CannotMeasure, Place
-from scripts.bench.workloads import TASKS, TENANT, Workload, numbered
+from scripts.bench.workloads import TENANT, Workload, numbered
 from scripts.bench.writing import accepted, running_writer
 
 CLIENTS: Final = (1, 2, 4, 8, 16, 32)
@@ -47,23 +47,23 @@ class PgbenchPoint(Struct, frozen=True, kw_only=True):
     applied: float
 
 
-async def measure_pgbench(place: Place, *, seconds: float, clients: Sequence[int]) -> list[PgbenchPoint]:
+async def measure_pgbench(place: Place, *, seconds: float, clients: Sequence[int], tasks: int) -> list[PgbenchPoint]:
     """Each number of clients for so long, on fresh tasks. Raises `CannotMeasure` without pgbench."""
     program = programs.find("pgbench")
     if program is None:
         raise CannotMeasure("pgbench is not installed; on Debian and Ubuntu: apt-get install postgresql-contrib")
     async with place.workspace() as dsn:
-        return [await _point(place, dsn, program, seconds=seconds, clients=count) for count in clients]
+        return [await _point(place, dsn, program, seconds=seconds, clients=count, tasks=tasks) for count in clients]
 
 
-async def _point(place: Place, dsn: str, program: Path, *, seconds: float, clients: int) -> PgbenchPoint:
-    workload = Workload("steady", f"pgbench{clients}-{secrets.token_hex(4)}")
+async def _point(place: Place, dsn: str, program: Path, *, seconds: float, clients: int, tasks: int) -> PgbenchPoint:
+    workload = Workload("steady", f"pgbench{clients}-{secrets.token_hex(4)}", tasks=tasks)
     async with running_writer(place, dsn) as bench:
         await accepted(bench, workload.opening())
         await bench.connection.execute("checkpoint", timeout=600)
         stored = await bench.stored()
         script = place.folder / f"append-{clients}.sql"
-        script.write_text(script_for(workload, span=TASKS // clients), "utf-8")
+        script.write_text(script_for(workload, span=max(1, tasks // clients)), "utf-8")
         whole_seconds = max(1, round(seconds))
         options = ["--no-vacuum", "--protocol=prepared", "--define=k=-1", f"--client={clients}", "--jobs=1"]
         command: list[str | Path] = [program, *options, f"--time={whole_seconds}", f"--file={script}", dsn]

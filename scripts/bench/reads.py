@@ -35,6 +35,7 @@ history 50                a page of 50 tasks of an owner or of the whole tenant:
 LONG_TASKS = 20
 LONG_STEPS = 2_000
 WARM_CALLS = 100
+PAGE = 50
 
 Call = Callable[[], Awaitable[Sequence[object] | object | None]]
 
@@ -60,7 +61,7 @@ async def measure(place: Place, options: argparse.Namespace, paper: Paper) -> in
         await bench.connection.execute("checkpoint", timeout=600)
         for table in ("task", "transition"):
             await bench.connection.fetchval(f"select sum(length(t::text)) from ledger.{table} t", timeout=600)  # noqa: S608 - two constants
-        calls = await _calls(bench, long)
+        calls = await _calls(place, bench, long)
         for number in range(options.runs):
             paper.say(f"run {number + 1} of {options.runs}")
             runs.append({name: plain(await _timed(call, options.calls)) for name, call in calls.items()})
@@ -84,15 +85,17 @@ async def _timed(call: Call, count: int) -> object:
     return latency(taken)
 
 
-async def _calls(bench: Bench, long: Workload) -> dict[str, Call]:
+async def _calls(place: Place, bench: Bench, long: Workload) -> dict[str, Call]:
     reader: Reader = bench.reader
     choice = random.Random(17)  # noqa: S311 - which rows are read
     keys = [row["key"].hex for row in await bench.connection.fetch(_SOME_TASKS, f"{PREFIX}%", 20_000)]
     ids = [row["task_id"] for row in await bench.connection.fetch(_SOME_TASKS, f"{PREFIX}%", 20_000)]
     long_keys = [task_key(TENANT, long.task_id(place)) for place in range(LONG_TASKS)]
+    whole = min(PAGE, place.stored_rows // STEPS // OWNERS // 2)  # a small ledger has no whole page of an owner
     cursors = {
         owner: [
-            (row["created_at"], row["key"].hex) for row in await bench.connection.fetch(_CURSORS, TENANT, owner, 2_000)
+            (row["created_at"], row["key"].hex)
+            for row in await bench.connection.fetch(_CURSORS, TENANT, owner, 2_000, whole)
         ]
         for owner in (None, *(f"user-{number}" for number in range(OWNERS)))
     }
@@ -105,11 +108,11 @@ async def _calls(bench: Bench, long: Workload) -> dict[str, Call]:
         return reader.replay([(key, 0) for key in choice.sample(keys, 500 // STEPS)])
 
     def of_owner() -> Awaitable[Sequence[object]]:
-        return reader.history(TENANT, owner=choice.choice(owners), limit=50)
+        return reader.history(TENANT, owner=choice.choice(owners), limit=PAGE)
 
     def of_owner_deep() -> Awaitable[Sequence[object]]:
         owner = choice.choice(owners)
-        return reader.history(TENANT, owner=owner, before=choice.choice(cursors[owner]), limit=50)
+        return reader.history(TENANT, owner=owner, before=choice.choice(cursors[owner]), limit=PAGE)
 
     return {
         "task": lambda: reader.task(TENANT, choice.choice(ids)),
@@ -118,17 +121,17 @@ async def _calls(bench: Bench, long: Workload) -> dict[str, Call]:
         "replay 500, 25 tasks": of_many,
         "history 50, owner, first": of_owner,
         "history 50, owner, deep": of_owner_deep,
-        "history 50, tenant, first": lambda: reader.history(TENANT, limit=50),
-        "history 50, tenant, deep": lambda: reader.history(TENANT, before=choice.choice(cursors[None]), limit=50),
+        "history 50, tenant, first": lambda: reader.history(TENANT, limit=PAGE),
+        "history 50, tenant, deep": lambda: reader.history(TENANT, before=choice.choice(cursors[None]), limit=PAGE),
     }
 
 
 _SOME_TASKS = "select key, task_id from ledger.task where task_id like $1 order by key limit $2"
-# Not the last rows, behind which there would be no whole page.
+# $4: not those behind which there would be no whole page.
 _CURSORS = """
 select created_at, key from (
     select created_at, key, row_number() over (order by created_at, key) as from_the_end
     from ledger.task where tenant = $1 and ($2::text is null or owner = $2)
 ) t
-where from_the_end > 50 order by random() limit $3
+where from_the_end > $4 order by random() limit $3
 """

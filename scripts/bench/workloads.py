@@ -29,12 +29,12 @@ class Workload:
     """An endless stream of requests; `opening` must be accepted before the rest is sent.
 
     `name` is one of `NAMES`, and `prefix` sets its tasks apart from all others in the ledger. `tasks` are worked on at
-    once; `steps` are the transitions of a short task.
+    once (in `hot` always 20); `steps` are the transitions of a short task.
     """
 
-    def __init__(self, name: str, prefix: str, *, tasks: int | None = None, steps: int = SHORT_STEPS) -> None:
+    def __init__(self, name: str, prefix: str, *, tasks: int = TASKS, steps: int = SHORT_STEPS) -> None:
         self.name = name
-        self.tasks = tasks or (HOT_TASKS if name == "hot" else TASKS)
+        self.tasks = HOT_TASKS if name == "hot" else tasks
         self._steps = steps
         self._prefix = prefix
         self._stream: Iterator[Request] = self._short() if name == "short" else self._numbered(first=2)

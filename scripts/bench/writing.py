@@ -26,7 +26,7 @@ from ledger.writer import Writer
 from scripts.bench.drive import ClosedLoop, NullWriter, Tally, open_loop
 from scripts.bench.meter import Cost, Latency, Meter, cost, latency
 from scripts.bench.place import CannotMeasure, Place
-from scripts.bench.workloads import Workload
+from scripts.bench.workloads import TASKS, Workload
 
 SUPPLY_MOST = 1_500_000
 """Requests made before the clock starts, about half a kilobyte each; a faster writer is measured for a shorter time."""
@@ -120,13 +120,13 @@ async def accepted(bench: Bench, supply: Sequence[Request], window: int = 4_000)
     return loop.tally
 
 
-async def measure_workload(bench: Bench, name: str, *, seconds: float, window: int) -> Written:
+async def measure_workload(bench: Bench, name: str, *, seconds: float, window: int, tasks: int = TASKS) -> Written:
     """Saturate the writer for so long, then offer half of that rate for so long."""
     stored = await bench.stored()
-    workload = Workload(name, f"{name}-{secrets.token_hex(4)}")
+    workload = Workload(name, f"{name}-{secrets.token_hex(4)}", tasks=tasks)
     opening = workload.opening()
     await accepted(bench, opening)
-    warm = await _closed(bench, workload.take(_supply(100_000, seconds)), seconds=min(1.0, seconds), window=window)
+    warm = await _closed(bench, workload.take(_supply(50_000, seconds)), seconds=min(1.0, seconds), window=window)
     supply, making_us = _made(workload, _supply(warm.cost.per_second * 1.5, seconds))
     commits = bench.listener.commits
     closed = await _closed(bench, [*warm.left, *supply], seconds=seconds, window=window)
