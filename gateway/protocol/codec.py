@@ -13,7 +13,7 @@ import orjson
 from msgspec import UNSET
 
 from gateway.protocol.errors import Bye, ProtocolError
-from gateway.protocol.messages import MESSAGES_PER_FRAME, TYPES, Cursor, Id, Inbound
+from gateway.protocol.messages import MESSAGES_PER_FRAME, TYPES, Cursor, Id, Inbound, Report
 from ledger.model import TASK_ID, Receipt, Task, Transition
 from ledger.model import Cancel as CancelState
 
@@ -23,6 +23,7 @@ FRAME_BYTES: Final = 64 * 1024
 BAD_TASK_ID: Final = "A task id has 1 to 128 of the characters A-Z a-z 0-9 . _ : - and begins with a letter or digit."
 
 _message: Final[msgspec.json.Decoder[Inbound]] = msgspec.json.Decoder(Inbound)
+_report: Final = msgspec.json.Decoder(Report)
 _array: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _anything: Final = msgspec.json.Decoder()
 _TIMES: Final = orjson.OPT_UTC_Z
@@ -57,6 +58,16 @@ def decode(frame: str) -> Iterator[Inbound | Unreadable]:
         yield _decode_one(part)
 
 
+def decode_line(line: bytes) -> Report | Unreadable:
+    """The report of one line of a batch; its `type` may be left out."""
+    try:
+        return _report.decode(line)
+    except msgspec.ValidationError as invalid:
+        return _explain(line, invalid)
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        return Unreadable(ProtocolError("bad_json", "This line is not valid JSON in UTF-8."))
+
+
 def _decode_one(text: str | msgspec.Raw) -> Inbound | Unreadable:
     try:
         return _message.decode(text)
@@ -70,12 +81,12 @@ def _bad_json() -> Unreadable:
     return Unreadable(ProtocolError("bad_json", "This frame is not valid JSON."))
 
 
-def _explain(text: str | msgspec.Raw, invalid: msgspec.ValidationError) -> Unreadable:
+def _explain(text: str | bytes | msgspec.Raw, invalid: msgspec.ValidationError) -> Unreadable:
     """Find the `id` to answer to, and whether it is the type that is wrong."""
     error = ProtocolError("bad_request", f"{invalid}.")
     try:
         content = _anything.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
         return Unreadable(error)
     if not isinstance(content, dict):
         return Unreadable(error)
@@ -125,6 +136,25 @@ def reply(id_: int | str | None, **members: object) -> bytes:
 def refusal(id_: int | str | None, error: ProtocolError) -> bytes:
     """A refusing reply."""
     return frame("reply", id=id_, ok=False, error=error.as_json())
+
+
+def outcome(line: int, id_: int | str | None, answer: Receipt | ProtocolError) -> bytes:
+    """What became of one line of a batch (counted from 1), as a line. `id` is there where the report had one."""
+    told: dict[str, object] = {"line": line} if id_ is None else {"line": line, "id": id_}
+    return _line(told, answer)
+
+
+def broken_off(from_line: int, error: ProtocolError) -> bytes:
+    """The last line of the answer to a batch that was not read to its end: nothing from this line on was looked at."""
+    return _line({"from_line": from_line}, error)
+
+
+def _line(told: dict[str, object], answer: Receipt | ProtocolError) -> bytes:
+    if isinstance(answer, Receipt):
+        told |= {"ok": True, **receipt_members(answer)}
+    else:
+        told |= {"ok": False, "error": answer.as_json()}
+    return orjson.dumps(told, option=_TIMES | orjson.OPT_APPEND_NEWLINE)
 
 
 def bye(reason: Bye) -> bytes:
