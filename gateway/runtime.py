@@ -135,7 +135,14 @@ async def running(settings: GatewaySettings, dsn: str) -> AsyncIterator[int]:
         app = http_app.build(
             services, health, allowed_origins=settings.allowed_origins, loopback_only=settings.loopback_only
         )
-        runner = web.AppRunner(app, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS, shutdown_timeout=1.0)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            shutdown_timeout=1.0,
+            # By itself aiohttp would inflate all of a bomb, even after the answer, and take half a gzip for a whole.
+            auto_decompress=False,
+        )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         port = await _listen(runner, settings)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from aiohttp import web
 
-from gateway.http import guard, ops, tasks
+from gateway.http import guard, ingest, ops, tasks
 from gateway.http.problems import problems
 from gateway.protocol.codec import FRAME_BYTES
 from gateway.services import Services
@@ -26,7 +26,9 @@ def build(
     )
     app[tasks.SERVICES] = services
     app[ops.HEALTH] = health
+    app[ingest.INTAKES] = set()
     app.on_response_prepare.append(guard.add_headers)
     app.add_routes(tasks.routes)
+    app.add_routes(ingest.routes)
     app.add_routes(ops.routes)
     return app

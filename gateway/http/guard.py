@@ -23,7 +23,7 @@ LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 CORS_HEADERS: Final = {
     "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
     "Access-Control-Allow-Headers": (
-        "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Prefer"
+        "Authorization, Content-Encoding, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Prefer"
     ),
     "Access-Control-Expose-Headers": "ETag, Location, Retry-After",
     "Access-Control-Max-Age": "600",

@@ -206,6 +206,10 @@ async def _submit(request: web.Request, wish: Request) -> Receipt:
 
 
 async def _body(request: web.Request) -> dict[str, object]:
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() != "identity":
+        raise ProtocolError(
+            "unsupported_media_type", "Send this without Content-Encoding; only POST /v1/transitions takes gzip."
+        )
     try:
         async with asyncio.timeout(BODY_SECONDS):
             raw = await request.read()

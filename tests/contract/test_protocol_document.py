@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from contextlib import AsyncExitStack
 from typing import Any
 
+import aiohttp
 import orjson
 import pytest
 
+from gateway.http import intake
+from gateway.protocol import ndjson
 from gateway.protocol.errors import BYES, ERRORS
 from gateway.protocol.messages import TYPES
 from tests.support.gateway import ROOT, Peer, in_process
@@ -17,6 +21,8 @@ from tests.support.proxy import Link, Proxy
 
 DOCUMENT = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 CONVERSATIONS = dict(re.findall(r"```conversation (\S+)\n(.*?)```", DOCUMENT, re.DOTALL))
+REQUESTS = dict(re.findall(r"```http (\S+)\n(.*?)```", DOCUMENT, re.DOTALL))
+BREAKS_OFF = b"(the gzip breaks off)\n"
 
 BY_KIND = {"session", "epoch", "server_time", "at", "created_at", "updated_at", "beat_at"}
 SERVER_TYPES = {"welcome", "reply", "subscribed", "snapshot", "transition", "cancel", "notice", "ping", "pong", "bye"}
@@ -53,6 +59,35 @@ async def test_conversation_goes_as_written(name: str, database: str) -> None:
     assert received >= 1
 
 
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_request_is_answered_as_written(name: str, database: str) -> None:
+    """The `>` lines are sent as one request, the `<` lines are its whole answer: status, headers, and the body."""
+    asked, told = (
+        [line[2:] for line in REQUESTS[name].splitlines() if line[:1] == direction] for direction in (">", "<")
+    )
+    method, path = asked[0].split(" ")
+    begin = asked.index("")
+    sent = dict(line.split(": ") for line in asked[1:begin])
+    body = "".join(line + "\n" for line in asked[begin + 1 :]).encode()
+    if sent.get("Content-Encoding") == "gzip":
+        whole = gzip.compress(body.removesuffix(BREAKS_OFF))
+        body = whole[:-1] if body.endswith(BREAKS_OFF) else whole
+    async with (
+        in_process(database) as gateway,
+        aiohttp.ClientSession() as session,
+        session.request(method, gateway.http + path, data=body, headers=sent) as answer,
+    ):
+        assert answer.status == int(told[0])
+        end = told.index("")
+        for header, value in (line.split(": ") for line in told[1:end]):
+            assert answer.headers[header] == value
+        got = (await answer.read()).decode().splitlines()
+    assert [comparable(orjson.loads(line)) for line in got] == [
+        comparable(orjson.loads(line)) for line in told[end + 1 :]
+    ]
+    assert got
+
+
 def comparable(value: Any, name: str = "") -> Any:
     """The value with the members that differ from run to run replaced by their kind."""
     if name in BY_KIND:
@@ -73,6 +108,19 @@ def test_every_message_has_a_literal_frame() -> None:
     assert sent == TYPES | {"dance"}
     assert got == SERVER_TYPES
     assert notices == {"degraded", "restored", "jumped"}
+
+
+def test_bounds_of_a_batch_are_those_of_the_code() -> None:
+    """The numbers that a sender needs to know."""
+    section = " ".join(DOCUMENT.partition("### Many reports in one request")[2].split())
+    for words in (
+        f"at most {intake.LINES:,} lines and {intake.REQUEST_BYTES >> 20} MiB",
+        f"inflate to {ndjson.RATIO} times its size, and {ndjson.FREE_BYTES >> 20} MiB more",
+        f"no whole line comes for {intake.LINE_SECONDS:g} s or no end for {intake.REQUEST_SECONDS:g} s",
+        f"keeps {intake.UNTOLD_BYTES >> 20} MiB of outcomes",
+        f"after {intake.TAKE_SECONDS:g} s in which nothing is taken",
+    ):
+        assert words in section
 
 
 def test_tables_of_errors_are_those_of_the_code() -> None:
