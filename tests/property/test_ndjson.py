@@ -19,7 +19,8 @@ from gateway.protocol import codec, messages
 from gateway.protocol.codec import FRAME_BYTES, Unreadable, decode_line
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.ndjson import FREE_BYTES, MEMBERS, PART_BYTES, RATIO, Inflater, Lines
-from ledger.model import Receipt, Status
+from ledger.machine import Status
+from ledger.model import Receipt
 
 SETTINGS: Final = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 MAX: Final = 8
