@@ -98,13 +98,14 @@ class Intake:
     async def run(self) -> web.StreamResponse:
         """Read all lines and tell all outcomes.
 
-        Raises `ProtocolError` when there is no line to tell of, and `ConnectionError` when the client has gone.
+        Raises `ProtocolError` when there is no line to tell of. A client that goes in the middle is no error.
         """
         loop = asyncio.get_running_loop()
         last_call = loop.call_at(self._read_until + TAKE_SECONDS, self._cut)
         self._services.hub.join(self)
         telling = asyncio.create_task(self._tell(), name="ingest")
         broken_off: ProtocolError | None = None
+        gone = False
         try:
             try:
                 await self._read()
@@ -119,6 +120,8 @@ class Intake:
                     raise broken_off
                 await self._write(codec.broken_off(self.lines + 1, broken_off))
             await self._write(b"")
+        except ConnectionError:
+            gone = True
         finally:
             self._over = True
             last_call.cancel()
@@ -134,7 +137,7 @@ class Intake:
                 lines=self.lines,
                 refused=self._refused,
                 bytes=self._wire_bytes,
-                broken_off=None if broken_off is None else broken_off.code,
+                broken_off="peer_gone" if gone else None if broken_off is None else broken_off.code,
             )
         return self._response
 

@@ -523,7 +523,7 @@ async def test_a_full_queue_is_told_line_by_line(database: str) -> None:
         assert len((await get(gateway, "/v1/tasks?limit=200"))["tasks"]) == 100
 
 
-async def test_a_client_that_goes_leaves_what_it_has_sent(database: str) -> None:
+async def test_a_client_that_goes_leaves_what_it_has_sent(database: str, caplog: pytest.LogCaptureFixture) -> None:
     """Cut off in the middle of a line: whole lines are committed, the half one is not, and nothing is left behind."""
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
@@ -546,8 +546,40 @@ async def test_a_client_that_goes_leaves_what_it_has_sent(database: str) -> None
 
             await eventually(committed, what="all that was whole is committed")
             assert (await get(gateway, "/health/db"))["writer_waiting"] == 0
-    gc.collect()
-    assert complaints == []
+        gc.collect()
+        assert not [each for each in gc.get_objects() if type(each) is Intake], "the gateway holds on to one"
+    assert (complaints, caplog.records) == ([], [])
+
+
+async def test_nobody_is_left_to_hear_of_a_failure(database: str) -> None:
+    """The client goes, and then the database does not come back in time: nothing complains, nothing is written."""
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    impatient = {"command_timeout_seconds": 0.5, "statement_timeout_ms": 400, "lock_timeout_ms": 300}
+    async with (
+        Proxy(address_of(database)) as proxy,
+        in_process(**proxied(database, proxy, queue_wait_seconds=0.6, **impatient)) as gateway,
+    ):
+        proxy.set(Link.STALL)
+        async with sender(gateway) as client:
+            await client.send(ndjson(*({"task_id": "a", "key": str(n)} for n in range(500))))
+            await eventually(lambda: any(intake.lines == 500 for intake in intakes()), what="all is read")
+        await none_left(gateway)
+
+        async def given_up() -> bool:
+            return bool((await get(gateway, "/health/db"))["writer_waiting"] == 0)
+
+        await eventually(given_up, within_seconds=15, what="the writer has answered all")
+        gc.collect()
+        assert complaints == []
+        proxy.set(Link.PASS)
+        sent_again = ndjson(*({"task_id": "a", "key": str(n)} for n in range(500)))
+
+        async def accepted_now() -> bool:
+            lines = (await post(gateway, sent_again)).lines
+            return all(line["ok"] for line in lines) and {line["seq"] for line in lines} == set(range(1, 501))
+
+        await eventually(accepted_now, within_seconds=15, what="the batch sent again is whole")
 
 
 @pytest.mark.parametrize("begun", [True, False], ids=["between lines", "before the first"])
