@@ -51,7 +51,7 @@ async def measure_pgbench(place: Place, *, seconds: float, clients: Sequence[int
     """Each number of clients for so long, on fresh tasks. Raises `CannotMeasure` without pgbench."""
     program = programs.find("pgbench")
     if program is None:
-        raise CannotMeasure("pgbench is not installed; on Debian and Ubuntu: apt-get install postgresql-contrib")
+        raise CannotMeasure("pgbench is not installed; on Debian and Ubuntu: apt-get install postgresql")
     async with place.workspace() as dsn:
         return [await _point(place, dsn, program, seconds=seconds, clients=count, tasks=tasks) for count in clients]
 
