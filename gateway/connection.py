@@ -182,7 +182,7 @@ class Connection:
                 case Unwatch():
                     self._services.hub.unwatch(effect.key, self)
                 case Beats():
-                    self._services.beats.add(effect.keys)
+                    self._services.beats.add((key, None) for key in effect.keys)
                 case Close():
                     self._bye = effect.bye
                 case Authenticate():  # pragma: no cover - `perform` takes these

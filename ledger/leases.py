@@ -1,7 +1,7 @@
 """Workers' signs of life: many beats, one statement per second.
 
-A beat makes no transition; it only moves `beat_at` of its task. Beats are hints about the present and are dropped, not
-kept, while the database is away.
+A beat makes no transition; it only moves `beat_at` of its task, and only for the attempt that holds it. Beats are hints
+about the present and are dropped, not kept, while the database is away.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from ledger.sql import query
 log = structlog.get_logger(__name__)
 
 BEAT_INTERVAL_SECONDS = 1.0
-BEATS_PER_STATEMENT = 5_000  # a bound on memory and on the row locks of one statement
+BEATS_PER_STATEMENT = 5_000  # a bound on the row locks of one statement
+BEATS_HELD = 50_000  # a bound on memory, about 10 MB
 
 
 class Beats:
@@ -27,19 +28,22 @@ class Beats:
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
-        self._keys: set[Key] = set()
+        self._held: dict[tuple[Key, int | None], None] = {}
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to write; needs a running event loop."""
         self._task = asyncio.create_task(self._run(), name="ledger-beats")
 
-    def add(self, keys: Iterable[Key]) -> None:
-        """The workers of these tasks are there. Beyond the bound the rest is dropped; the next beat comes soon."""
-        for key in keys:
-            if len(self._keys) >= BEATS_PER_STATEMENT:
+    def add(self, held: Iterable[tuple[Key, int | None]]) -> None:
+        """The workers that hold these tasks are there, each with the attempt it holds (None: it counts none).
+
+        Beyond the bound the rest is dropped; the next beat comes soon.
+        """
+        for each in held:
+            if len(self._held) >= BEATS_HELD:
                 return
-            self._keys.add(key)
+            self._held[each] = None
 
     async def close(self) -> None:
         """Stop; beats not yet written are dropped."""
@@ -50,10 +54,18 @@ class Beats:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(BEAT_INTERVAL_SECONDS)
-            if not self._keys:
-                continue
-            keys, self._keys = self._keys, set()
-            try:
-                await self._lane.execute(query("beat"), list(keys))
-            except LedgerError as error:
-                log.info("beats_dropped", tasks=len(keys), reason=error.reason)
+            held, self._held = list(self._held), {}
+            for begin in range(0, len(held), BEATS_PER_STATEMENT):
+                some = held[begin : begin + BEATS_PER_STATEMENT]
+                try:
+                    self.add(await self._write(some))
+                except LedgerError as error:
+                    log.info("beats_dropped", tasks=len(some), reason=error.reason)
+                except Exception:
+                    log.exception("beats_fault", tasks=len(some))  # the beats of later seconds do not depend on it
+
+    async def _write(self, some: list[tuple[Key, int | None]]) -> list[tuple[Key, int | None]]:
+        """Write these; returns those whose row somebody else was writing."""
+        keys, attempts = [key for key, _ in some], [attempt for _, attempt in some]
+        rows = await self._lane.fetch(query("beat"), keys, attempts, label="beats")
+        return [(row["key"].hex, row["attempt"]) for row in rows]

@@ -1,9 +1,22 @@
--- $1 keys: their workers are still there. No transition.
-update ledger.task t set beat_at = now()
-from (
-    select key from ledger.task
-    where key = any ($1::uuid[]) and status in ('pending', 'running', 'cancelling')
-    order by key
-    for update
-) l
-where t.key = l.key
+-- $1 keys, $2 attempts (null: any): these workers are still there. No transition. A beat of an attempt that was replaced
+-- keeps nothing alive. Returned are those whose row is being written, which this statement does not wait for: one task
+-- that somebody holds must not cost the others their beats.
+with beat as materialized (
+    select distinct t.key, b.attempt
+    from unnest($1::uuid[], $2::integer[]) as b (key, attempt)
+    join ledger.task t on t.key = b.key
+    where t.status in ('running', 'cancelling') and (b.attempt is null or b.attempt = t.attempt)
+),
+free as materialized (
+    select t.key
+    from ledger.task t
+    where t.key in (select key from beat)
+    for no key update skip locked
+),
+heard as (
+    update ledger.task t set beat_at = now()
+    from beat b
+    where t.key = b.key and t.key in (select key from free)
+        and t.status in ('running', 'cancelling') and (b.attempt is null or b.attempt = t.attempt)
+)
+select key, attempt from beat where key not in (select key from free)
