@@ -1,7 +1,7 @@
 """The only place that wires: settings become a running gateway, from an empty machine to an orderly stop.
 
-Start: PostgreSQL (an own one unless there is a DATABASE_URL), migrations, pools, writer, hub, HTTP. Stop: the same
-backwards, after the clients were told.
+Start: PostgreSQL (an own one unless there is a DATABASE_URL), migrations, pools, writer, reaper, hub, HTTP. Stop: the
+same backwards, after the clients were told.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from ledger.leases import Beats
 from ledger.migrate import migrate
 from ledger.pool import Pools
 from ledger.reader import Reader
+from ledger.reaper import Reaper
 from ledger.settings import LedgerSettings, redacted
 from ledger.writer import Writer
 
@@ -116,6 +117,9 @@ async def running(settings: GatewaySettings, dsn: str) -> AsyncIterator[int]:
         writer = _writer(pools, hub, settings.ledger)
         writer.start()
         stack.push_async_callback(writer.close, settings.drain_seconds / 2)
+        reaper = Reaper(writer, settings.ledger, settings.ledger.direct_database_url or dsn)
+        reaper.start()
+        stack.push_async_callback(reaper.close)
         beats = Beats(pools.control)
         beats.start()
         stack.push_async_callback(beats.close)
@@ -131,7 +135,7 @@ async def running(settings: GatewaySettings, dsn: str) -> AsyncIterator[int]:
             max_connections=settings.max_connections,
         )
         drain = _Drain(hub, writer, settings.drain_seconds)
-        health = Health(pools=pools, draining=drain.begun.is_set, version=product_version())
+        health = Health(pools=pools, draining=drain.begun.is_set, reaps=lambda: reaper.holds, version=product_version())
         app = http_app.build(
             services, health, allowed_origins=settings.allowed_origins, loopback_only=settings.loopback_only
         )

@@ -23,6 +23,7 @@ class Health(Struct, frozen=True, kw_only=True):
 
     pools: Pools
     draining: Callable[[], bool]
+    reaps: Callable[[], bool]
     version: str
 
 
@@ -66,11 +67,12 @@ async def ready(request: web.Request) -> web.Response:
 
 @routes.get("/health/db")
 async def db(request: web.Request) -> web.Response:
-    """Pool figures: size, in, out, overflow, and who waits. Asks the database nothing."""
+    """Pool figures: size, in, out, overflow, and who waits; what this node does. Asks the database nothing."""
     services = request.app[SERVICES]
     figures: dict[str, object] = {**request.app[HEALTH].pools.status()}
     figures["writer_waiting"] = services.writer.waiting
     figures["degraded"] = services.hub.degraded
+    figures["reaper"] = request.app[HEALTH].reaps()
     return _plain(figures)
 
 

@@ -33,9 +33,9 @@ LONGEST_PAUSE_SECONDS: Final = 0.5
 # A connection is replaced at an age between this part of `recycle_seconds` and the whole.
 EARLIEST_PART: Final = 0.8
 
-# The writer's statements find every row by its key. Left to itself, PostgreSQL plans them anew each time, and reads the
-# whole of a small table to join it.
-_WRITE_PLANS: Final = (
+# The statements of writer and reaper find every row by an index. Left to itself, PostgreSQL plans them anew each time,
+# and reads the whole of a small table to join it.
+_INDEX_PLANS: Final = (
     "set plan_cache_mode = force_generic_plan;"
     "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off"
 )
@@ -70,7 +70,7 @@ class Dialer:
     """What asyncpg's pool calls for each new connection of a lane."""
 
     def __init__(self, settings: LedgerSettings, dsn: str, lane: str) -> None:
-        self._writes = lane == "write"
+        self._by_index = lane in {"write", "reaper"}
         self._settings = settings
         self._dsn = dsn
         self._application_name = f"{settings.application_name}/{lane}"
@@ -119,7 +119,7 @@ class Dialer:
                 f"set lock_timeout = {settings.lock_timeout_ms};"
                 f"set idle_in_transaction_session_timeout = {settings.idle_in_transaction_timeout_ms};"
                 "set jit = off;"  # compiling costs more than our short statements take
-                + (_WRITE_PLANS if self._writes else "")
+                + (_INDEX_PLANS if self._by_index else "")
             )
         except BaseException:
             connection.terminate()
