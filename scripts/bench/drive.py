@@ -10,15 +10,15 @@ import asyncio
 import time
 from array import array
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
+from ledger.batch import Answer, Outcome
 from ledger.errors import LedgerError
-from ledger.model import Receipt, Rejection, Request
+from ledger.model import Receipt, Request
 
-Answer = Receipt | Rejection
-Submit = Callable[[Request], Awaitable[Answer]]
+Post = Callable[[Request, Callable[[Outcome], None]], None]
 TICK_SECONDS: Final = 0.001
 """How often the open loop looks at its schedule, which is as fine as uvloop's timers are; what is sent later than its
 time is counted as latency."""
@@ -38,18 +38,13 @@ class Tally:
         self.outcomes: Counter[str] = Counter()
         self.latencies: array[float] = array("d")
 
-    def note(self, began: float, done: asyncio.Future[Answer]) -> None:
+    def note(self, began: float, outcome: Outcome) -> None:
         """Count one answer."""
-        error = done.exception()
-        if error is None:
-            answer = done.result()
-            if isinstance(answer, Receipt) and not answer.repeat:
-                self.committed += 1
-                self.latencies.append(time.perf_counter() - began)
-                return
-            self.outcomes["repeat" if isinstance(answer, Receipt) else answer.code] += 1
-            return
-        self.outcomes[error.code if isinstance(error, LedgerError) else type(error).__name__] += 1
+        if isinstance(outcome, Receipt) and not outcome.repeat:
+            self.committed += 1
+            self.latencies.append(time.perf_counter() - began)
+        else:
+            self.outcomes["repeat" if isinstance(outcome, Receipt) else outcome.code] += 1
 
 
 class ClosedLoop:
@@ -59,9 +54,9 @@ class ClosedLoop:
     """
 
     def __init__(
-        self, submit: Submit, supply: Sequence[Request], window: int, tally_of: Callable[[int], Tally] | None = None
+        self, post: Post, supply: Sequence[Request], window: int, tally_of: Callable[[int], Tally] | None = None
     ) -> None:
-        self._submit = submit
+        self._post = post
         self._supply = supply
         self._window = window
         self._tally_of = tally_of
@@ -104,34 +99,36 @@ class ClosedLoop:
         request = self._supply[self._next]
         tally = self.tally if self._tally_of is None else self._tally_of(self._next)
         self._next += 1
-        began = time.perf_counter()
         try:
-            answer = asyncio.ensure_future(self._submit(request))
+            self._post(request, partial(self._settled, tally, time.perf_counter()))
         except LedgerError as error:
             tally.outcomes[error.code] += 1
             asyncio.get_running_loop().call_later(0.01, self._send)
-            return
-        self._in_flight += 1
-        answer.add_done_callback(partial(self._settled, tally, began))
+        else:
+            self._in_flight += 1
 
-    def _settled(self, tally: Tally, began: float, done: asyncio.Future[Answer]) -> None:
+    def _settled(self, tally: Tally, began: float, outcome: Outcome) -> None:
         self._in_flight -= 1
-        tally.note(began, done)
+        tally.note(began, outcome)
         self._send()
         if not self._in_flight:
             self._quiet.set()
 
 
 async def open_loop(
-    submit: Submit, supply: Sequence[Request], per_second: float, tally_of: Callable[[int], Tally] | None = None
+    post: Post, supply: Sequence[Request], per_second: float, tally_of: Callable[[int], Tally] | None = None
 ) -> Tally:
     """Send the supply at a steady rate; returns when all is answered. `tally_of` as above. Raises `Unanswered`."""
     only = Tally()
-    in_flight: set[asyncio.Future[Answer]] = set()
+    in_flight = 0
+    quiet = asyncio.Event()
 
-    def settled(tally: Tally, due: float, done: asyncio.Future[Answer]) -> None:
-        in_flight.discard(done)
-        tally.note(due, done)
+    def settled(tally: Tally, due: float, outcome: Outcome) -> None:
+        nonlocal in_flight
+        in_flight -= 1
+        tally.note(due, outcome)
+        if not in_flight:
+            quiet.set()
 
     start = time.perf_counter() + 0.01
     for place, request in enumerate(supply):
@@ -141,19 +138,20 @@ async def open_loop(
             await asyncio.sleep(max(wait, TICK_SECONDS))
         tally = only if tally_of is None else tally_of(place)
         try:
-            answer = asyncio.ensure_future(submit(request))
+            post(request, partial(settled, tally, due))
         except LedgerError as error:
             tally.outcomes[error.code] += 1
             continue
-        in_flight.add(answer)
-        answer.add_done_callback(partial(settled, tally, due))
+        in_flight += 1
         if place % 256 == 0:
             await asyncio.sleep(0)  # behind its schedule, it must not keep the writer from its work
+    quiet.clear()
     if in_flight:
-        _, left = await asyncio.wait(in_flight, timeout=ANSWER_SECONDS)
-        if left:
-            raise Unanswered(f"{len(left)} requests have no answer after {ANSWER_SECONDS:g} s")
-    await asyncio.sleep(0)  # the last callbacks have their turn
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await quiet.wait()
+        except TimeoutError:
+            raise Unanswered(f"{in_flight} requests have no answer after {ANSWER_SECONDS:g} s") from None
     return only
 
 
@@ -163,19 +161,16 @@ class NullWriter:
     def __init__(self, answer: Answer, batch: int = 500) -> None:
         self._answer = answer
         self._batch = batch
-        self._queue: deque[asyncio.Future[Answer]] = deque()
+        self._queue: deque[Callable[[Outcome], None]] = deque()
 
-    def submit(self, _request: Request) -> asyncio.Future[Answer]:
+    def post(self, _request: Request, tell: Callable[[Outcome], None]) -> None:
         """Answered at one of the next turns of the loop."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answer] = loop.create_future()
         if not self._queue:
-            loop.call_soon(self._settle)
-        self._queue.append(future)
-        return future
+            asyncio.get_running_loop().call_soon(self._settle)
+        self._queue.append(tell)
 
     def _settle(self) -> None:
         for _ in range(min(self._batch, len(self._queue))):
-            self._queue.popleft().set_result(self._answer)
+            self._queue.popleft()(self._answer)
         if self._queue:
             asyncio.get_running_loop().call_soon(self._settle)

@@ -102,9 +102,9 @@ async def _suffered(bench: Bench, kind: Kind | None, options: argparse.Namespace
     set_supply_aside()
     sort = (lambda at: bad if at in bad_places else good) if bad_places else (lambda _at: good)
     if options.rate:
-        await open_loop(bench.writer.submit, supply, options.rate, sort)
+        await open_loop(bench.writer.post, supply, options.rate, sort)
     else:
-        loop = ClosedLoop(bench.writer.submit, supply, options.window, sort)
+        loop = ClosedLoop(bench.writer.post, supply, options.window, sort)
         await loop.run(seconds=600)
         await loop.finish()
     gc.unfreeze()

@@ -112,7 +112,7 @@ async def running_writer(place: Place, dsn: str) -> AsyncIterator[Bench]:
 
 async def accepted(bench: Bench, supply: Sequence[Request], window: int = 4_000) -> Tally:
     """Send a supply through the writer outside any measurement. Raises `CannotMeasure` when not all was accepted."""
-    loop = ClosedLoop(bench.writer.submit, supply, window)
+    loop = ClosedLoop(bench.writer.post, supply, window)
     await loop.run(seconds=600)
     await loop.finish()
     if loop.tally.committed != len(supply):
@@ -135,7 +135,7 @@ async def measure_workload(bench: Bench, name: str, *, seconds: float, window: i
     wanted = max(1, int(open_per_second * seconds))
     rest = [*closed.left, *workload.take(max(0, wanted - len(closed.left)))]
     set_supply_aside()
-    tally = await open_loop(bench.writer.submit, rest[:wanted], open_per_second)
+    tally = await open_loop(bench.writer.post, rest[:wanted], open_per_second)
     gc.unfreeze()
     committed = len(opening) + warm.tally.committed + closed.tally.committed + tally.committed
     if await bench.stored() - stored != committed:
@@ -164,7 +164,7 @@ class _Saturated(Struct, kw_only=True):
 async def _closed(bench: Bench, supply: list[Request], *, seconds: float, window: int) -> _Saturated:
     """The closed loop between two readings; what is answered after the second is not counted in its cost."""
     set_supply_aside()
-    loop = ClosedLoop(bench.writer.submit, supply, window)
+    loop = ClosedLoop(bench.writer.post, supply, window)
     before = await bench.meter.read()
     await loop.run(seconds)
     units = loop.tally.committed
@@ -196,7 +196,7 @@ async def _driver_us(supply: list[Request], window: int) -> float:
     """CPU microseconds of the driver per request, with a writer that does nothing."""
     some = supply[:100_000]
     receipt = Receipt(task_id="x", seq=1, status=Status.RUNNING, attempt=1, repeat=False)
-    loop = ClosedLoop(NullWriter(receipt).submit, some, window)
+    loop = ClosedLoop(NullWriter(receipt).post, some, window)
     set_supply_aside()
     began = time.process_time()
     await loop.run(seconds=10)
