@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-NEEDED = ("asyncpg", "msgspec", "orjson", "rich", "structlog", "uvloop")
+NEEDED = ("aiohttp", "asyncpg", "msgspec", "orjson", "rich", "structlog", "uvloop")
 
 
 def enter_environment() -> None:

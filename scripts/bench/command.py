@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 import uvloop
 
+from gateway.runtime import collect_garbage_rarely
 from ledger.errors import LedgerError
 from scripts.bench import growth, ledger, poison, reads
 from scripts.bench.drive import Unanswered
@@ -39,6 +40,7 @@ def main() -> int:
 
 
 async def _measure(options: argparse.Namespace, paper: Paper, dsn: str, folder: Path, *, embedded: bool) -> int:
+    collect_garbage_rarely()
     place: Place = await look_at(dsn, folder, embedded=embedded, allow_unsafe=options.allow_unsafe)
     try:
         return int(await VERBS[options.verb].measure(place, options, paper))
