@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from ledger.batch import Answer, Outcome
+from ledger.batch import Outcome
 from ledger.errors import LedgerError
 from ledger.model import Receipt, Request
 
 Post = Callable[[Request, Callable[[Outcome], None]], None]
+"""`Writer.post`, which is how the gateway's connections send."""
 TICK_SECONDS: Final = 0.001
 """How often the open loop looks at its schedule, which is as fine as uvloop's timers are; what is sent later than its
 time is counted as latency."""
@@ -40,11 +41,13 @@ class Tally:
 
     def note(self, began: float, outcome: Outcome) -> None:
         """Count one answer."""
-        if isinstance(outcome, Receipt) and not outcome.repeat:
+        if not isinstance(outcome, Receipt):
+            self.outcomes[outcome.code] += 1
+        elif outcome.repeat:
+            self.outcomes["repeat"] += 1
+        else:
             self.committed += 1
             self.latencies.append(time.perf_counter() - began)
-        else:
-            self.outcomes["repeat" if isinstance(outcome, Receipt) else outcome.code] += 1
 
 
 class ClosedLoop:
@@ -99,13 +102,14 @@ class ClosedLoop:
         request = self._supply[self._next]
         tally = self.tally if self._tally_of is None else self._tally_of(self._next)
         self._next += 1
+        began = time.perf_counter()
         try:
-            self._post(request, partial(self._settled, tally, time.perf_counter()))
+            self._post(request, partial(self._settled, tally, began))
         except LedgerError as error:
             tally.outcomes[error.code] += 1
             asyncio.get_running_loop().call_later(0.01, self._send)
-        else:
-            self._in_flight += 1
+            return
+        self._in_flight += 1
 
     def _settled(self, tally: Tally, began: float, outcome: Outcome) -> None:
         self._in_flight -= 1
@@ -121,13 +125,14 @@ async def open_loop(
     """Send the supply at a steady rate; returns when all is answered. `tally_of` as above. Raises `Unanswered`."""
     only = Tally()
     in_flight = 0
+    all_are_sent = False
     quiet = asyncio.Event()
 
     def settled(tally: Tally, due: float, outcome: Outcome) -> None:
         nonlocal in_flight
         in_flight -= 1
         tally.note(due, outcome)
-        if not in_flight:
+        if all_are_sent and not in_flight:
             quiet.set()
 
     start = time.perf_counter() + 0.01
@@ -141,11 +146,11 @@ async def open_loop(
             post(request, partial(settled, tally, due))
         except LedgerError as error:
             tally.outcomes[error.code] += 1
-            continue
-        in_flight += 1
+        else:
+            in_flight += 1
         if place % 256 == 0:
             await asyncio.sleep(0)  # behind its schedule, it must not keep the writer from its work
-    quiet.clear()
+    all_are_sent = True
     if in_flight:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -158,7 +163,7 @@ async def open_loop(
 class NullWriter:
     """Answers everything, in turns as a writer would, and does no work: what is left is the driver's own cost."""
 
-    def __init__(self, answer: Answer, batch: int = 500) -> None:
+    def __init__(self, answer: Receipt, batch: int = 500) -> None:
         self._answer = answer
         self._batch = batch
         self._queue: deque[Callable[[Outcome], None]] = deque()
@@ -170,7 +175,8 @@ class NullWriter:
         self._queue.append(tell)
 
     def _settle(self) -> None:
-        for _ in range(min(self._batch, len(self._queue))):
-            self._queue.popleft()(self._answer)
+        told = [self._queue.popleft() for _ in range(min(self._batch, len(self._queue)))]
         if self._queue:
             asyncio.get_running_loop().call_soon(self._settle)
+        for tell in told:
+            tell(self._answer)

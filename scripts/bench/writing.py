@@ -1,4 +1,5 @@
-"""The writer, measured as the gateway runs it: its pools, its shards, the hub as its listener, one process, uvloop.
+"""The writer, measured as the gateway runs it: its pools, its shards, the hub as its listener, one process, uvloop, and
+the same settings of the garbage collector.
 
 The driver is in the same process, as the gateway's sessions are; what it costs alone is measured too.
 """
