@@ -35,7 +35,7 @@ EARLIEST_PART: Final = 0.8
 
 # The statements of writer and reaper find every row by an index. Left to itself, PostgreSQL plans them anew each time,
 # and reads the whole of a small table to join it.
-_INDEX_PLANS: Final = (
+INDEX_PLANS: Final = (
     "set plan_cache_mode = force_generic_plan;"
     "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off"
 )
@@ -119,7 +119,7 @@ class Dialer:
                 f"set lock_timeout = {settings.lock_timeout_ms};"
                 f"set idle_in_transaction_session_timeout = {settings.idle_in_transaction_timeout_ms};"
                 "set jit = off;"  # compiling costs more than our short statements take
-                + (_INDEX_PLANS if self._by_index else "")
+                + (INDEX_PLANS if self._by_index else "")
             )
         except BaseException:
             connection.terminate()

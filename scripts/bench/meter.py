@@ -12,6 +12,7 @@ from typing import Final
 import asyncpg
 from msgspec import Struct
 
+_TRIES: Final = 20
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -39,7 +40,13 @@ def latency(seconds: array[float]) -> Latency:
 
 def tree_cpu_seconds(root_pid: int) -> float:
     """CPU seconds, user and system, that a process and its descendants have used, with those it has waited for."""
-    return sum(map(_process_cpu_seconds, _tree(root_pid)))
+    for _ in range(_TRIES):
+        pids = list(_tree(root_pid))
+        seconds = sum(map(_process_cpu_seconds, pids))
+        if pids == list(_tree(root_pid)):
+            break  # else one has ended meanwhile: what it used may be counted twice or not at all
+        time.sleep(0.002)
+    return seconds
 
 
 def _tree(root_pid: int) -> Iterator[int]:

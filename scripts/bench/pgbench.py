@@ -1,9 +1,9 @@
 """pgbench with the statement that the writer sends for one report: what PostgreSQL does without group commit.
 
 The script is the writer's own SQL with each argument replaced by what the writer gives for one numbered report of a
-running task. Each client works in turn on tasks of its own, so that it knows the sequence that the compare-and-set
-expects without asking: every statement appends exactly one transition. The key is computed from the task's id in SQL,
-which costs about two microseconds.
+running task, in sessions with the writer's settings for plans. Each client works in turn on tasks of its own, so that
+it knows the sequence that the compare-and-set expects without asking: every statement appends exactly one transition.
+The key is computed from the task's id in SQL, which costs about two microseconds.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ledger.arguments import advance_arguments
 from ledger.batch import Entry, fold
 from ledger.machine import Status
 from ledger.model import State, task_key
+from ledger.pool.dial import INDEX_PLANS
 from ledger.sql import query
 from scripts.bench import programs
 from scripts.bench.meter import tree_cpu_seconds
@@ -32,6 +33,7 @@ from scripts.bench.writing import accepted, running_writer
 CLIENTS: Final = (1, 2, 4, 8, 16, 32)
 OPENING_SEQ: Final = 2
 """Where a task of a workload stands after its opening; its `n` is 1 there."""
+_SET: Final = re.compile(r"set (\w+) = (\w+)")
 _PLACEHOLDER: Final = re.compile(r"\$(\d+)\b")
 # Numbers that cannot occur by chance; in the script each becomes the variable of pgbench that stands for it.
 _NEXT, _N = 1_000_000_002, 1_000_000_003
@@ -68,7 +70,12 @@ async def _point(place: Place, dsn: str, program: Path, *, seconds: float, clien
         options = ["--no-vacuum", "--protocol=prepared", "--define=k=-1", f"--client={clients}", "--jobs=1"]
         command: list[str | Path] = [program, *options, f"--time={whole_seconds}", f"--file={script}", dsn]
         cpu = place.postmaster_pid and tree_cpu_seconds(place.postmaster_pid)
-        said = await asyncio.to_thread(programs.output_of, command, timeout_seconds=whole_seconds + 60)
+        said = await asyncio.to_thread(
+            programs.output_of,
+            command,
+            timeout_seconds=whole_seconds + 60,
+            environment={"PGOPTIONS": session_options()},
+        )
         cpu = place.postmaster_pid and tree_cpu_seconds(place.postmaster_pid) - (cpu or 0)
         appended = await bench.stored() - stored
     done = int(_figure(said, r"number of transactions actually processed: (\d+)"))
@@ -108,6 +115,11 @@ def script_for(workload: Workload, *, span: int) -> str:
         r"\set n :next - 1",
         f"{_PLACEHOLDER.sub(argument, sql)};",
     ))  # fmt: skip
+
+
+def session_options() -> str:
+    """The settings of the writer's sessions that shape its plans, as libpq takes them."""
+    return " ".join(f"-c {name}={value}" for name, value in _SET.findall(f"set jit = off; {INDEX_PLANS}"))
 
 
 def _figure(text: str, pattern: str) -> float:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -38,11 +38,23 @@ def find(name: str) -> Path | None:
     return max((path for path in installed if path.exists()), key=_version_in, default=None)
 
 
-def output_of(command: Sequence[str | Path], *, timeout_seconds: float) -> str:
-    """What a command prints. Raises `CannotMeasure` with its last words when it fails or takes too long."""
+def output_of(
+    command: Sequence[str | Path], *, timeout_seconds: float, environment: Mapping[str, str] | None = None
+) -> str:
+    """What a command prints, with these variables besides the inherited ones.
+
+    Raises `CannotMeasure` with its last words when it fails or takes too long.
+    """
     words = [str(word) for word in command]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout_seconds, check=False)
+        done = subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+            env=os.environ | dict(environment or {}),
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CannotMeasure(f"{Path(words[0]).name}: {error}") from error
     if done.returncode != 0:
