@@ -102,7 +102,7 @@ class Reaper:
             self._cut(reason)
             raise Unavailable(f"The reaper cannot reach the ledger ({reason}).", reason=reason) from error
         except BaseException:
-            self._cut("fault")
+            self._cut("interrupted")
             raise
         if not await self._end(lapses):
             return LOOK_SECONDS
@@ -134,6 +134,7 @@ class Reaper:
         if connection is None:
             connection = self._connection = await self._dial(connection_class=LaneConnection)
             await connection.execute(f"set idle_session_timeout = {int(GAP_SECONDS * 1000)}")
+        began = time.monotonic()
         row = await connection.fetchrow(query("pulse"), LOCK_KEY, self.holds)
         assert row is not None  # noqa: S101 - a select without a from has one row
         at: datetime = row["at"]
@@ -141,7 +142,7 @@ class Reaper:
             self.since = None
         self._looked_at = at
         if self.since is None:
-            self.since = at
+            self.since = at + timedelta(seconds=time.monotonic() - began)  # the commit may have waited until just now
         if row["holds"] and not self.holds:
             log.info("reaper_began", since=self.since)
         self.holds = row["holds"]
