@@ -16,7 +16,7 @@ _ADVANCE: Final[tuple[Encoder, ...]] = (
     words, words, words, words_or_null, words_or_null, texts, texts, words, payloads,
 )  # fmt: skip
 _APPEND: Final[tuple[Encoder, ...]] = (
-    words, words, texts, words, texts, texts, words, words, words, words, words, words_or_null, texts, texts, words,
+    words, words, texts, texts, texts, texts, words, words, words, words, words, words_or_null, texts, texts, words,
     words, words, words_or_null, words_or_null, texts, words_or_null, words_or_null, words_or_null, words,
     words, words, words, words, words_or_null, words_or_null, texts, texts, words_or_null, texts, words, words_or_null,
     payloads, payloads, payloads,
