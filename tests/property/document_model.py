@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import UNSET
 
-from ledger.model import CancelRequest, Create, Receipt, Rejection, Report, Request
+from ledger.model import CancelRequest, Create, Lapse, Receipt, Rejection, Report, Request
 
 SAYS: Final = ("nothing", "pending", "running", "completed", "failed", "cancelled", "delivered", "refused")
 """What a report can say of the status, or in answer to a cancel request."""
@@ -46,6 +46,13 @@ STAGE: Final = {
 }
 """The stage that an open cancel request reaches by what a report says."""
 
+LAPSES: Final = {
+    "lease": (("running", "cancelling"), "lost", "too_late", "lost"),
+    "deadline": (("pending", "running", "cancelling"), "failed", "too_late", "deadline"),
+    "cancel": (("cancelling",), "cancelled", "forced", None),
+}
+"""What the ledger does by itself: from which status, to which, the stage of an open cancel request, `error.code`."""
+
 
 @dataclass(kw_only=True)
 class Cancelling:
@@ -71,8 +78,11 @@ class Happened:
     data: bytes | None = None
     result: bytes | None = None
     error: bytes | None = None
+    error_code: str | None = None
+    """Of an error that the ledger itself has written; its sentence is free."""
     cancel: str | None = None
     reason: str | None = None
+    deadline_ms: int | None = None
 
 
 @dataclass(kw_only=True)
@@ -106,6 +116,7 @@ class PaperTask:
     progress: float | None = None
     stage: str | None = None
     message: str | None = None
+    lease_ms: int | None = None
     payload_at: dict[str, int] = field(default_factory=lambda: {"data": 0, "result": 0, "error": 0})
     cancels: list[Cancelling] = field(default_factory=list)
     log: list[Happened] = field(default_factory=list)
@@ -126,6 +137,12 @@ class PaperTask:
         """The cancel request that waits for the worker."""
         return self.cancels[-1] if self.status == "cancelling" else None
 
+    @property
+    def is_forced_tombstone(self) -> bool:
+        """Whether the task was cancelled before it was there, and nobody came."""
+        asked = bool(self.log) and isinstance(self.log[0].request, CancelRequest)
+        return asked and len(self.log) == 2 and self.log[1].cancel == "forced"
+
     def happen(self, request: Request, digest: str) -> Accepted | Refused:
         """One request; `digest` marks it, and is the request's own where it has a name."""
         first = self.names.get(name_of(request))
@@ -135,7 +152,9 @@ class PaperTask:
             return self._report(request, digest)
         if isinstance(request, Create):
             return self._create(request, digest)
-        return self._cancel(request, digest)
+        if isinstance(request, CancelRequest):
+            return self._cancel(request, digest)
+        return self._lapse(request, digest)
 
     def _repeated(self, request: Request, first: Happened) -> Accepted | Refused:
         if first.digest != request.digest:
@@ -177,6 +196,8 @@ class PaperTask:
     def _create(self, create: Create, digest: str) -> Accepted | Refused:
         if self.created:
             return Refused(code="task_exists")
+        if self.is_forced_tombstone:
+            return self._as_it_is(None)  # cancelled all the same
         if self.ended:  # reported to its end before it was created
             return Refused(code="task_ended")
         reached = None
@@ -200,6 +221,20 @@ class PaperTask:
         self.cancels.append(Cancelling(seq=self.seq + 1, reason=request.reason))
         return self._append(request, digest, cancel="recorded")
 
+    def _lapse(self, lapse: Lapse, digest: str) -> Accepted | Refused:
+        before, after, reached, error_code = LAPSES[lapse.why]
+        if lapse.seq != self.seq or self.status not in before:  # the task has moved on since it was looked at
+            return Refused(code="superseded")
+        asked = self.open_cancel
+        if asked is not None:
+            asked.stage = reached
+        self.status = after
+        told = self._append(lapse, digest, cancel=reached if asked is not None else None)
+        if error_code is not None:
+            self.log[-1].error_code = error_code
+            self.payload_at["error"] = self.seq
+        return told
+
     def _append(self, request: Request, digest: str, *, cancel: str | None) -> Accepted:
         happened = Happened(
             seq=self.seq + 1,
@@ -219,9 +254,11 @@ class PaperTask:
             if payload is not None:
                 self.payload_at[member] = happened.seq
                 setattr(happened, member, payload)
-        if not isinstance(request, CancelRequest):  # set once, by whoever names them first
-            self.kind = self.kind if self.kind is not None else request.kind
+        if isinstance(request, Report | Create):
+            self.kind = self.kind if self.kind is not None else request.kind  # set once, by whoever names it first
             self.owner = self.owner if self.owner is not None else request.owner
+            self.lease_ms = self.lease_ms if request.lease_ms is None else request.lease_ms
+            happened.deadline_ms = request.deadline_ms
         if (name := name_of(request)) is not None:
             self.names[name] = happened
         return self._as_it_is(self.open_cancel, repeat=False)

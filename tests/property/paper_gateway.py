@@ -28,18 +28,8 @@ from gateway.protocol.effects import (
     Watch,
 )  # fmt: skip
 from gateway.protocol.session import Session
-from ledger.model import (
-    TERMINAL,
-    Change,
-    Receipt,
-    Rejection,
-    Request,
-    Status,
-    Task,
-    Transition,
-    advance,
-    task_key,
-)  # fmt: skip
+from ledger.machine import TERMINAL, Status
+from ledger.model import Change, Receipt, Rejection, Request, Task, Transition, advance, task_key
 from ledger.receipts import receipt
 from tests.property.conversation import Conversation
 
@@ -120,7 +110,7 @@ def unborn(key: str, task_id: str) -> Task:
     return Task(
         key=key, tenant=TENANT, task_id=task_id, kind=None, owner=None, status=Status.PENDING, seq=0, attempt=0,
         progress=None, stage=None, message=None, data=None, result=None, error=None, cancel=None, created_at=NOW,
-        updated_at=NOW, beat_at=None,
+        updated_at=NOW, deadline_at=None, beat_at=None, beat_age_ms=None, liveness=None,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict, replace
 
 from ledger.machine import Status
-from ledger.model import CancelRequest, Create, Report, Request
+from ledger.model import CancelRequest, Create, Lapse, Report, Request
 
 TENANT: Final = "tenant"
 TASK: Final = "task-1"
@@ -45,6 +45,12 @@ _small = st.sampled_from([UNSET, UNSET, None, "a", "b"])
 _progress: st.SearchStrategy[float | UnsetType | None] = st.sampled_from([UNSET, UNSET, None, 0.0, 50.0, 100.0])
 _attempts: st.SearchStrategy[int | Literal["new"] | None] = st.sampled_from([None, None, 1, 1, 2, 3, "new"])
 _keys = st.sampled_from([None, None, None, "k1", "k2", "k3"])
+_terms: st.SearchStrategy[tuple[int | None, int | None]] = st.sampled_from([
+    (None, None), (None, None), (None, None), (5_000, None), (None, 1_000), (90_000, 600_000),
+])  # fmt: skip
+
+AT_HEAD: Final = 0
+"""The `seq` of a lapse that is to be asked for as the task stands then; see `aimed`."""
 
 
 @st.composite
@@ -53,6 +59,7 @@ def reports(draw: st.DrawFn, tasks: st.SearchStrategy[str] = _tasks) -> Report:
     attempt = draw(_attempts)
     n = draw(st.sampled_from([None, 1, 2, 3, 4, 5])) if isinstance(attempt, int) else None
     idem = draw(_keys) if n is None else None
+    terms = draw(_terms)
     says = draw(st.sampled_from([None, None, None, None, "delivered", "refused", *REPORTED, Status.RUNNING]))
     report = Report(
         tenant=TENANT,
@@ -70,7 +77,25 @@ def reports(draw: st.DrawFn, tasks: st.SearchStrategy[str] = _tasks) -> Report:
         error=draw(_payloads),
         kind=draw(_labels),
         owner=draw(_labels),
+        lease_ms=terms[0],
+        deadline_ms=terms[1],
     )
+    made = named(report)
+    assert isinstance(made, Report)
+    return made
+
+
+_places: st.SearchStrategy[tuple[int | None, int | None]] = st.sampled_from([
+    (None, None), (None, None), (None, None), (None, None), (1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2),
+])  # fmt: skip
+
+
+@st.composite
+def progress(draw: st.DrawFn, tasks: st.SearchStrategy[str] = _tasks) -> Report:
+    """What most reports say: progress and no more, with a number or without."""
+    attempt, n = draw(_places)
+    data = draw(_payloads)
+    report = Report(tenant=TENANT, task_id=draw(tasks), attempt=attempt, n=n, progress=draw(_progress), data=data)
     made = named(report)
     assert isinstance(made, Report)
     return made
@@ -79,6 +104,7 @@ def reports(draw: st.DrawFn, tasks: st.SearchStrategy[str] = _tasks) -> Report:
 @st.composite
 def creates(draw: st.DrawFn, tasks: st.SearchStrategy[str] = _tasks) -> Create:
     """A create, with a caller's key or the content's own."""
+    terms = draw(_terms)
     create = Create(
         tenant=TENANT,
         task_id=draw(tasks),
@@ -87,6 +113,8 @@ def creates(draw: st.DrawFn, tasks: st.SearchStrategy[str] = _tasks) -> Create:
         kind=draw(_labels),
         owner=draw(_labels),
         data=draw(_payloads),
+        lease_ms=terms[0],
+        deadline_ms=terms[1],
     )
     digest, idem = content_digest(create), draw(_keys)
     return replace(create, digest=digest, idem=digest if idem is None else key(idem))
@@ -108,7 +136,20 @@ def cancel_requests(draw: st.DrawFn, tasks: st.SearchStrategy[str] = _tasks) -> 
     return request
 
 
+@st.composite
+def lapses(draw: st.DrawFn, tasks: st.SearchStrategy[str] = _tasks) -> Lapse:
+    """What the ledger asks of itself: mostly of the task as it stands, sometimes of how it stood at some time."""
+    seq = draw(st.sampled_from([AT_HEAD, AT_HEAD, AT_HEAD, 1, 2, 3, 4]))
+    why: st.SearchStrategy[Literal["lease", "deadline", "cancel"]] = st.sampled_from(["lease", "deadline", "cancel"])
+    return Lapse(tenant=TENANT, task_id=draw(tasks), seq=seq, why=draw(why))
+
+
+def aimed(request: Request, head: int) -> Request:
+    """The request as it is asked of a task that has come to `head`."""
+    return replace(request, seq=head) if isinstance(request, Lapse) and request.seq == AT_HEAD else request
+
+
 def requests(tasks: st.SearchStrategy[str] = _tasks) -> st.SearchStrategy[Request]:
     """Any request; reports are the most common."""
     some = reports(tasks)
-    return st.one_of(some, some, some, creates(tasks), cancel_requests(tasks))
+    return st.one_of(progress(tasks), some, some, some, creates(tasks), cancel_requests(tasks), lapses(tasks))

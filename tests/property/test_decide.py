@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from ledger.model import (
     CancelRequest,
     Change,
     Create,
+    Lapse,
     Prior,
     Receipt,
     Rejection,
@@ -36,7 +38,7 @@ from ledger.receipts import receipt
 from tests.property import document_model
 from tests.property.conversation import Conversation
 from tests.property.document_model import Accepted, PaperTask, Refused, in_paper_words
-from tests.property.requests_of_all_shapes import REPORTED, TASK, TENANT, key, named, requests
+from tests.property.requests_of_all_shapes import REPORTED, TASK, TENANT, aimed, key, named, requests
 
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 SETTINGS: Final = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -63,7 +65,7 @@ def states() -> Iterator[State]:
         Status.CANCELLING: unanswered,
         Status.COMPLETED: (None, CancelStage.REFUSED, CancelStage.TOO_LATE),
         Status.FAILED: (None, CancelStage.REFUSED, CancelStage.TOO_LATE),
-        Status.CANCELLED: (None, CancelStage.REFUSED, CancelStage.HONOURED),
+        Status.CANCELLED: (None, CancelStage.REFUSED, CancelStage.HONOURED, CancelStage.FORCED),
         Status.LOST: (None, CancelStage.REFUSED, CancelStage.TOO_LATE),
     }
     for status in Status:
@@ -96,6 +98,7 @@ def all_reports() -> Iterator[tuple[str, Report]]:
         {"progress": None, "stage": None, "message": None},
         {"progress": 55.0, "stage": "writing", "message": "more", "data": b"1", "result": b"2", "error": b"3"},
         {"kind": "export", "owner": "alice"},
+        {"lease_ms": 5_000, "deadline_ms": 60_000},
     ]
     for says, (attempt, n), some in itertools.product(document_model.SAYS, placed, members):
         report = Report(
@@ -113,7 +116,7 @@ def all_reports() -> Iterator[tuple[str, Report]]:
 
 
 def other_requests() -> Iterator[Request]:
-    """Every create and every cancel."""
+    """Every create, every cancel, and every lapse of the task as it stands, and as it stood."""
     digest = key("content")
     yield from (
         Create(tenant=TENANT, task_id=TASK, idem=digest, digest=digest, kind=kind, owner=owner, data=data)
@@ -123,6 +126,15 @@ def other_requests() -> Iterator[Request]:
         CancelRequest(tenant=TENANT, task_id=TASK, idem=idem, digest=idem, reason=reason)
         for idem, reason in itertools.product((None, digest), (None, "now"))
     )
+    yield from lapses()
+
+
+def lapses() -> Iterator[Lapse]:
+    """Every lapse, of a task at 7 and of one at 6."""
+    for seq in (6, 7):
+        yield Lapse(tenant=TENANT, task_id=TASK, seq=seq, why="lease")
+        yield Lapse(tenant=TENANT, task_id=TASK, seq=seq, why="deadline")
+        yield Lapse(tenant=TENANT, task_id=TASK, seq=seq, why="cancel")
 
 
 def test_every_report_in_every_status_follows_the_table() -> None:
@@ -153,8 +165,56 @@ def test_every_report_in_every_status_follows_the_table() -> None:
             assert (says, report.n) == ("delivered", None)
             assert decision.repeat
     assert set(seen) == {"accepted", "illegal", "fenced", "task_ended", "superseded", "heard twice"}
-    assert sum(seen.values()) == 35 * 8 * 14 * 4
+    assert sum(seen.values()) == 37 * 8 * 14 * 5
     assert min(seen.values()) >= 16
+
+
+def test_every_lapse_in_every_status_follows_the_table() -> None:
+    """A lapse ends the task as it stood; a task that has moved on, or cannot end so, is left alone."""
+    moves = {"lease": Move.LOSE, "deadline": Move.EXPIRE, "cancel": Move.FORCE}
+    ended = 0
+    for state, lapse in itertools.product([None, *states()], lapses()):
+        after = None if state is None or lapse.seq != 7 else NEXT[state.status].get(moves[lapse.why])
+        decision = decide(state, lapse, None)
+        if after is None:
+            assert isinstance(decision, Rejection)
+            assert decision.code == "superseded"
+            continue
+        assert isinstance(decision, Change)
+        assert state is not None
+        stage = None
+        if state.status is Status.CANCELLING:
+            stage = CancelStage.FORCED if lapse.why == "cancel" else CancelStage.TOO_LATE
+        error_seq = state.error_seq if lapse.why == "cancel" else 8
+        cancel = state.cancel if stage is None or state.cancel is None else replace(state.cancel, stage=stage)
+        assert decision.state == replace(state, status=after, seq=8, error_seq=error_seq, cancel=cancel)
+        step = decision.step
+        assert (step.status, step.cancel, step.reason, step.data, step.result) == (after, stage, None, None, None)
+        assert (step.error is None) is (lapse.why == "cancel")
+        assert (decision.plain, decision.deadline_ms) == (False, None)
+        ended += 1
+    assert ended == 2 * ((2 + 2) + (1 + 2 + 2) + 2)
+
+
+def test_what_goes_the_short_way_is_progress_and_no_more() -> None:
+    """All that the narrow statement does not write is as before; the usual report goes this way."""
+    short = 0
+    for state, (says, report) in itertools.product(states(), all_reports()):
+        change = decide(state, report, None)
+        if not isinstance(change, Change):
+            continue
+        after, step = change.state, change.step
+        if change.plain:
+            kept = {name: getattr(after, name) for name in ("seq", "n", "progress", "stage", "message", "data_seq")}
+            assert after == replace(state, **kept)
+            assert (after.status, step.status, step.attempt) == (Status.RUNNING, Status.RUNNING, after.attempt)
+            assert (step.result, step.error, step.cancel, step.reason) == (None,) * 4
+            assert (change.deadline_ms, report.idem, report.lease_ms) == (None,) * 3
+            short += 1
+        usual = says in {"nothing", "running"} and report.attempt in {None, 2} and report.result is None
+        if usual and state.status is Status.RUNNING and report.owner is None and report.lease_ms is None:
+            assert change.plain, report
+    assert short >= 32
 
 
 def test_a_terminal_state_never_changes() -> None:
@@ -228,7 +288,7 @@ def test_a_repeat_gets_the_receipt_of_the_first() -> None:
         assert isinstance(other, Rejection)
         assert other.code == "key_reused"
         repeats += 1
-    assert repeats == 34 * (8 * 9 * 4 + 8 + 2)
+    assert repeats == 36 * (8 * 9 * 5 + 8 + 2)
 
 
 def test_a_reused_number_and_a_reused_key_are_told_apart() -> None:
@@ -253,16 +313,33 @@ def told_of(decision: Change | Receipt | Rejection) -> Accepted | Refused:
 def test_every_conversation_goes_as_the_document_says(asked: list[Request]) -> None:
     """Each answer, each transition and the state after it are those of a model made from docs/protocol.md."""
     talk, paper = Conversation(), PaperTask()
-    for place, request in enumerate(asked):
+    for place, any_time in enumerate(asked):
+        request = aimed(any_time, paper.seq)
         digest = request.digest or f"{place:032x}"
         assert told_of(talk.ask(request, digest)) == paper.happen(request, digest), request
         assert len(talk.changes) == paper.seq
     for change, happened in zip(talk.changes, paper.log, strict=True):
-        for member in ("seq", "status", "attempt", "progress", "stage", "message", "data", "result", "error"):
+        for member in ("seq", "status", "attempt", "progress", "stage", "message", "data", "result"):
             assert getattr(change.step, member) == getattr(happened, member), member
+        if happened.error_code is None:
+            assert change.step.error == happened.error
+        else:
+            assert json.loads(change.step.error or b"")["code"] == happened.error_code
+        assert change.deadline_ms == happened.deadline_ms
         assert (change.step.cancel, change.step.reason) == (happened.cancel, happened.reason)
     if talk.state is not None:
-        for member in ("kind", "owner", "created", "status", "seq", "attempt", "progress", "stage", "message"):
+        for member in (
+            "kind",
+            "owner",
+            "created",
+            "status",
+            "seq",
+            "attempt",
+            "progress",
+            "stage",
+            "message",
+            "lease_ms",
+        ):
             assert getattr(talk.state, member) == getattr(paper, member), member
         assert talk.state.n == paper.last_n
         assert {name: getattr(talk.state, f"{name}_seq") for name in paper.payload_at} == paper.payload_at
@@ -276,11 +353,11 @@ def test_a_snapshot_advanced_by_each_transition_is_the_state(asked: list[Request
     """Who follows a task by its transitions knows what the ledger knows; an open cancel goes with `cancelling`."""
     talk = Conversation()
     for place, request in enumerate(asked):
-        talk.ask(request, request.digest or f"{place:032x}")
+        talk.ask(aimed(request, len(talk.changes)), request.digest or f"{place:032x}")
     task = Task(
         key=task_key(TENANT, TASK), tenant=TENANT, task_id=TASK, kind=None, owner=None, status=Status.PENDING,
         seq=0, attempt=0, progress=None, stage=None, message=None, data=None, result=None, error=None, cancel=None,
-        created_at=NOW, updated_at=NOW, beat_at=None,
+        created_at=NOW, updated_at=NOW, deadline_at=None, beat_at=None, beat_age_ms=None, liveness=None,
     )  # fmt: skip
     payloads: dict[str, dict[int, bytes | None]] = {"data": {0: None}, "result": {0: None}, "error": {0: None}}
     for change in talk.changes:
@@ -445,5 +522,5 @@ def test_a_create_after_the_end_is_refused() -> None:
 def test_every_reported_status_has_its_move() -> None:
     """`cancelling` and `lost` are not a worker's to report; everything else in the table can be reached by words."""
     assert {MOVES[status] for status in REPORTED} == {Move.WAIT, Move.RUN, Move.COMPLETE, Move.FAIL, Move.STOP}
-    reachable = {*MOVES.values(), Move.CANCEL, Move.LOSE}
+    reachable = {*MOVES.values(), Move.CANCEL, Move.LOSE, Move.EXPIRE, Move.FORCE}
     assert reachable == {move for moves in NEXT.values() for move in moves} == set(Move)

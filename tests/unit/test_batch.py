@@ -5,9 +5,21 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from ledger.batch import Entry, Found, append_arguments, fold, heads_arguments, transitions_of
+from ledger.batch import Entry, Found, fold, transitions_of
 from ledger.machine import CancelStage, Status
-from ledger.model import Cancel, CancelRequest, Create, Prior, Receipt, Rejection, Report, Request, State, task_key
+from ledger.model import (
+    Cancel,
+    CancelRequest,
+    Create,
+    Lapse,
+    Prior,
+    Receipt,
+    Rejection,
+    Report,
+    Request,
+    State,
+    task_key,
+)
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 KEY = task_key("t", "a")
@@ -47,11 +59,59 @@ def test_every_other_answer_must_rest_on_a_read() -> None:
 
 
 def test_what_needs_a_read_is_not_decided_without_one() -> None:
-    """An unknown task, a request with a key, and a request whose answer was lost."""
+    """An unknown task, a request with a key, one whose answer was lost, and one that was decided wrongly without."""
     keyed = entry(report(idem=OTHER, digest=MARK))
-    assert fold([entry(report())], {}, {}).stale == {KEY}
-    assert fold([keyed], {KEY: STATE}, {}).stale == {KEY}
-    assert fold([entry(report(), sent_seq=6)], {KEY: STATE}, {}).stale == {KEY}
+    wrong = entry(report())
+    wrong.must_read = True
+    lapse = Lapse(tenant="t", task_id="a", seq=5, why="lease")
+    for one in (report(), report(attempt=1, n=2, digest=MARK), CancelRequest(tenant="t", task_id="a"), lapse):
+        assert fold([entry(one)], {}, {}).stale == {KEY}
+    for made in (keyed, wrong, entry(report(), sent_seq=6)):
+        assert fold([made], {KEY: STATE}, {}).stale == {KEY}
+
+
+def test_what_is_likely_the_first_of_its_task_is_decided_without_a_read() -> None:
+    """A create, and the first numbered report: the append finds out whether there is such a task already."""
+    create = Create(tenant="t", task_id="a", idem=OTHER, digest=OTHER)
+    for first in (create, report(attempt=1, n=1, digest=MARK)):
+        growth = fold([entry(first)], {}, {}).growth[KEY]
+        assert (growth.expected, growth.state.seq) == (0, 1)
+        guessed = entry(first)
+        guessed.must_read = True
+        assert fold([guessed], {}, {}).stale == {KEY}
+        known = fold([guessed], {}, {guessed: Found(state=STATE, prior=None)})
+        assert (known.stale, KEY in known.growth or KEY in known.answers) == (set(), True)
+    begun = fold([entry(create), entry(report(attempt=1, n=1, digest=MARK))], {}, {})
+    assert [change.step.seq for _, change in begun.growth[KEY].changes] == [1, 2]
+
+
+def test_a_first_report_that_cannot_be_is_read_after_all() -> None:
+    """An attempt beyond reach may be within reach of what the ledger knows."""
+    far = entry(report(attempt=2_000, n=1, digest=MARK))
+    assert fold([far], {}, {}).stale == {KEY}
+    near = State(tenant="t", task_id="a", status=Status.RUNNING, seq=5, attempt=1_500)
+    assert fold([far], {}, {far: Found(state=near, prior=None)}).growth[KEY].expected == 5
+
+
+def test_a_lapse_rests_on_the_task_as_it_stood() -> None:
+    """It may be decided on a memory of that very state; another memory sends it to be read."""
+    lapse = entry(Lapse(tenant="t", task_id="a", seq=5, why="lease"))
+    growth = fold([lapse], {KEY: STATE}, {}).growth[KEY]
+    assert (growth.expected, growth.state.status) == (5, Status.LOST)
+    later = State(tenant="t", task_id="a", status=Status.RUNNING, seq=6)
+    assert fold([lapse], {KEY: later}, {}).stale == {KEY}
+    ((_, answer),) = fold([lapse], {}, {lapse: Found(state=later, prior=None)}).answers[KEY]
+    assert isinstance(answer, Rejection)
+    assert answer.code == "superseded"
+    both = fold([entry(report()), lapse], {}, {lapse: Found(state=STATE, prior=None)})
+    assert both.stale == {KEY}
+
+
+def test_one_progress_of_a_task_goes_the_short_way() -> None:
+    """Two of one task, and all else, need the general statement."""
+    assert fold([entry(report(progress=1.0))], {KEY: STATE}, {}).growth[KEY].plain
+    assert not fold([entry(report()), entry(report())], {KEY: STATE}, {}).growth[KEY].plain
+    assert not fold([entry(report(lease_ms=5_000))], {KEY: STATE}, {}).growth[KEY].plain
 
 
 def test_one_task_that_must_be_read_does_not_hold_up_the_others() -> None:
@@ -119,41 +179,6 @@ def test_the_same_content_under_another_name_is_not_ones_own() -> None:
     moved_on = State(tenant="t", task_id="a", status=Status.RUNNING, seq=6, attempt=1, n=3)
     decided = fold([lost], {}, {lost: Found(state=moved_on, prior=None)})
     assert [change.step.seq for _, change in decided.growth[KEY].changes] == [7]
-
-
-def test_the_arrays_of_a_read_say_what_to_look_for() -> None:
-    """The number within an attempt, the key, or the mark at a place: an element per request, in their order."""
-    asked = [
-        entry(report(attempt=2, n=7, digest=MARK)),
-        entry(report(attempt="new", idem=OTHER, digest=MARK)),
-        entry(Create(tenant="t", task_id="b", idem=OTHER, digest=MARK)),
-        entry(report(), OTHER, sent_seq=9),
-    ]
-    b = task_key("t", "b")
-    assert heads_arguments(asked) == [
-        [0, 1, 2, 3],
-        [KEY, KEY, b, KEY],
-        [2, None, None, None],
-        [7, None, None, None],
-        [None, OTHER, OTHER, None],
-        [None, None, None, 9],
-        [MARK, MARK, MARK, OTHER],
-    ]
-
-
-def test_the_arrays_of_an_append_are_in_the_order_of_the_keys() -> None:
-    """20 with an element per task, 15 with one per transition: two batches lock the same rows in the same order."""
-    ids = ["a", "b", "c", "d"]
-    asked = [entry(Report(tenant="t", task_id=task_id, data=b"1")) for task_id in ids for _ in range(2)]
-    decided = fold(asked, {}, {one: Found(state=None, prior=None) for one in asked})
-    arrays = append_arguments(decided.growth)
-    assert [len(array) for array in arrays] == [4] * 20 + [8] * 15
-    keys = sorted(task_key("t", task_id) for task_id in ids)
-    assert arrays[0] == keys
-    assert arrays[1] == [0] * 4
-    assert arrays[20] == [key for key in keys for _ in range(2)]
-    assert arrays[21] == [1, 2] * 4
-    assert arrays[28] == ["1"] * 8
 
 
 def test_readers_are_told_the_transitions_with_the_time_of_the_commit() -> None:

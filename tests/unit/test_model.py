@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ledger.machine import NEXT, REPORTED, TERMINAL, CancelStage, Move, Status
+from ledger.machine import LEASED, NEXT, REPORTED, TERMINAL, CancelStage, Liveness, Move, Status, liveness_of
 from ledger.model import TASK_ID, Cancel, Task, Transition, advance, fingerprint, task_key
 
 THEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -17,7 +17,7 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
 TASK = Task(
     key=f"{1:032x}", tenant="t", task_id="a", kind="import", owner="alice", status=Status.RUNNING, seq=3, attempt=1,
     progress=10.0, stage="reading", message=None, data=b"1", result=None, error=None, cancel=None, created_at=THEN,
-    updated_at=THEN, beat_at=THEN,
+    updated_at=THEN, deadline_at=None, beat_at=THEN, beat_age_ms=70_000, liveness=Liveness.LATE,
 )  # fmt: skip
 
 
@@ -53,12 +53,22 @@ def test_the_table_leads_from_pending_to_four_ends() -> None:
     assert {Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.LOST} == TERMINAL
     for status, moves in NEXT.items():
         assert (status in TERMINAL) is (not moves)
-        assert status in TERMINAL or set(moves.values()) >= TERMINAL
+        assert status in TERMINAL or set(moves.values()) >= TERMINAL - {Status.LOST}
     assert {NEXT[status][move] for status, move in REPORTED.items() if move in NEXT[status]} <= {
         Status.PENDING,
         Status.RUNNING,
     }
     assert Move.CANCEL not in NEXT[Status.CANCELLING]
+
+
+def test_only_who_is_at_work_can_be_missed() -> None:
+    """Running and cancelling are leased: their worker is live, late, or given up; nobody waits for one elsewhere."""
+    assert {Status.RUNNING, Status.CANCELLING} == LEASED
+    assert {status for status, moves in NEXT.items() if Status.LOST in moves.values()} == LEASED
+    said = {status: (liveness_of(status), liveness_of(status, late=True)) for status in Status}
+    at_work, nobody = (Liveness.LIVE, Liveness.LATE), (None, None)
+    assert said.pop(Status.LOST) == (Liveness.LOST, Liveness.LOST)
+    assert said == {status: at_work if status in LEASED else nobody for status in said}
 
 
 @pytest.mark.parametrize("good", ["a", "0", "Z" * 128, "a.b_c:d-e"])
@@ -75,7 +85,10 @@ def test_any_other_task_id_does_not_match(bad: str) -> None:
 
 def test_a_snapshot_takes_the_small_state_of_a_transition() -> None:
     """Also where that clears something; kind, owner and the beat are not a transition's to tell."""
-    assert advance(TASK, transition()) == replace(TASK, seq=4, progress=20.0, stage=None, message="on", updated_at=NOW)
+    after = advance(TASK, transition())
+    assert after == replace(
+        TASK, seq=4, progress=20.0, stage=None, message="on", updated_at=NOW, beat_age_ms=0, liveness=Liveness.LIVE
+    )
 
 
 def test_a_snapshot_keeps_payloads_that_a_transition_does_not_bring() -> None:
@@ -101,3 +114,18 @@ def test_a_snapshot_follows_a_cancel_request() -> None:
 def test_a_stage_of_a_cancel_request_that_was_never_seen_is_left_out() -> None:
     """A snapshot does not invent a request from its answer."""
     assert advance(TASK, transition(cancel=CancelStage.REFUSED)).cancel is None
+
+
+def test_what_a_client_asks_is_no_sign_of_the_worker() -> None:
+    """A report makes a late worker live again, and a cancel request does not; a task that ended has nobody at work."""
+    asked = advance(TASK, transition(status=Status.CANCELLING, cancel=CancelStage.RECORDED))
+    assert (asked.beat_age_ms, asked.liveness) == (70_000, Liveness.LATE)
+    told = advance(asked, transition(seq=5, status=Status.CANCELLING, cancel=CancelStage.DELIVERED))
+    assert (told.beat_age_ms, told.liveness) == (0, Liveness.LIVE)
+    again = advance(told, transition(seq=6, status=Status.CANCELLING, cancel=CancelStage.RECORDED))
+    assert (again.beat_age_ms, again.liveness) == (0, Liveness.LIVE)
+    ended = advance(told, transition(seq=6, status=Status.CANCELLED, cancel=CancelStage.FORCED))
+    assert (ended.beat_age_ms, ended.liveness) == (None, None)
+    assert ended.cancel == Cancel(stage=CancelStage.FORCED, seq=4, reason=None)
+    lost = advance(TASK, transition(status=Status.LOST, error=b'{"code":"lost"}'))
+    assert (lost.beat_age_ms, lost.liveness, lost.error) == (None, Liveness.LOST, b'{"code":"lost"}')
