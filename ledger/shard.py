@@ -54,16 +54,20 @@ class Pending(Entry, eq=False, kw_only=True):
     """A request that waits for its answer, until `deadline` (monotonic seconds)."""
 
     deadline: float
-    tell: Callable[[Outcome], None] | None
-    """Whom to tell, once; None when it is done."""
+    tell: Callable[[Outcome], None]
+    done: bool = False
+    """Whether its outcome is known; it is told once."""
 
     def resolve(self, outcome: Outcome) -> None:
-        tell, self.tell = self.tell, None
-        if tell is not None:
-            try:
-                tell(outcome)
-            except Exception:
-                log.exception("listener_fault", task_id=self.request.task_id)
+        if not self.done:
+            self.done = True
+            self.say(outcome)
+
+    def say(self, outcome: Outcome) -> None:
+        try:
+            self.tell(outcome)
+        except Exception:
+            log.exception("listener_fault", task_id=self.request.task_id)
 
 
 class Shard:
@@ -137,7 +141,7 @@ class Shard:
             self._failures += 1
             if self._failures == 1:
                 log.warning("ledger_unreachable", reason=error.reason, waiting=self.waiting)
-            again = [pending for pending in batch if pending.tell is not None]
+            again = [pending for pending in batch if not pending.done]
             await asyncio.sleep(_full_jitter(self._failures))
         except Exception:
             # A fault of ours must not end the loop: everybody else's reports depend on it.
@@ -184,7 +188,7 @@ class Shard:
                 decided = fold(batch, self._heads, found)
             for key, answers in decided.answers.items():
                 if key not in decided.growth:
-                    self._answer(key, answers)
+                    self._answer(answers)
             progress, rest = _apart(decided.growth)
             if progress:
                 await self._write(decided, progress, "advance", advance_arguments(progress))
@@ -198,7 +202,7 @@ class Shard:
             if error.reason != "statement_timeout" or len(batch) == 1:
                 raise
             return await self._in_halves(batch)  # it is the batch that takes too long
-        return [entry for entry in batch if entry.tell is not None and entry.key in decided.growth]
+        return [entry for entry in batch if not entry.done and entry.key in decided.growth]
 
     async def _write(
         self, decided: Fold[Pending], growth: Mapping[Key, Growth[Pending]], name: str, arguments: Sequence[str]
@@ -226,7 +230,7 @@ class Shard:
         return await self._in_halves(batch)
 
     async def _in_halves(self, batch: Sequence[Pending]) -> list[Pending]:
-        batch = [entry for entry in batch if entry.tell is not None]  # a part of it may have been written
+        batch = [entry for entry in batch if not entry.done]  # a part of it may have been written
         middle = len(batch) // 2
         again = await self._commit(batch[:middle])
         # A later report must not overtake an earlier one of its task that has to be decided again.
@@ -241,9 +245,14 @@ class Shard:
         applied: Container[Key],
         at: datetime,
     ) -> None:
-        """After a commit: remember, tell the listener, then answer."""
+        """After a commit: remember, tell the listener, then answer.
+
+        What is to be told is told once the next batch has been sent, while PostgreSQL is at work on it.
+        """
         told: list[Transition] = []
         heads: list[tuple[Key, int]] = []
+        answers: list[tuple[Pending, Answer]] = []
+        known: list[tuple[Pending, Answer]] = []
         for key, grown in growth.items():
             if key not in applied:
                 self._heads.pop(key, None)
@@ -254,19 +263,35 @@ class Shard:
             heads.append((key, grown.state.seq))
             if self._listener.watches(key):
                 told += transitions_of(key, grown, at)
-        self._listener.committed(told, heads)
-        for key, _ in heads:
-            for entry, change in growth[key].changes:
-                entry.resolve(receipt(change))
-            if key in decided.answers:
-                self._answer(key, decided.answers[key])
+            for entry, change in grown.changes:
+                entry.done = True
+                answers.append((entry, receipt(change)))
+            known += decided.answers.get(key, ())
+        asyncio.get_running_loop().call_soon(self._tell, told, heads, answers)
+        self._answer(known)
 
-    def _answer(self, key: Key, answers: Sequence[tuple[Pending, Answer]]) -> None:
-        """Answer what changes nothing."""
+    def _tell(
+        self,
+        transitions: Sequence[Transition],
+        heads: Sequence[tuple[Key, int]],
+        answers: Sequence[tuple[Pending, Answer]],
+    ) -> None:
+        self._listener.committed(transitions, heads)
         for entry, answer in answers:
+            entry.say(answer)
+
+    def _answer(self, known: Sequence[tuple[Pending, Answer]]) -> None:
+        """Answer what changes nothing, after all that was to be told before."""
+        for entry, _ in known:
+            entry.done = True
+        if known:
+            asyncio.get_running_loop().call_soon(self._tell_known, known)
+
+    def _tell_known(self, known: Sequence[tuple[Pending, Answer]]) -> None:
+        for entry, answer in known:
             if not isinstance(answer, Rejection):
-                self._listener.reached(key, answer.seq)
-            entry.resolve(answer)
+                self._listener.reached(entry.key, answer.seq)
+            entry.say(answer)
 
     def _remember(self, key: Key, state: State) -> None:
         if state.status in TERMINAL:
