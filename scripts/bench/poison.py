@@ -8,6 +8,7 @@ import gc
 import secrets
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ledger.model import Request
 from scripts.bench.drive import ClosedLoop, Tally, open_loop
@@ -27,7 +28,7 @@ tasks, --bad reports of the kind.
 
 good        how many of the good ones were committed: all
 outcomes    what the bad ones were answered; each exactly once, and as its kind says
-p50, p99    latency of the good ones, and how it compares with a run without a bad one (of two, before and after)
+p50, p99    latency of the good ones, and how it compares with runs without a bad one, just before and just after
 
 A closed loop of --window in flight, or with --rate an open one whose latencies count from the scheduled time.
 Exit status 1 when a promise is broken: a good report that was not committed, a bad one with no or another outcome, a
@@ -56,6 +57,9 @@ class Suffered(Struct, frozen=True, kw_only=True):
     outcomes: dict[str, int]
     good_latency: Latency
     broken: list[str]
+    without_p50_ms: float = 0.0
+    without_p99_ms: float = 0.0
+    """Latency of good ones alone, just before and just after: the mean of the two runs."""
 
 
 async def measure(place: Place, options: argparse.Namespace, paper: Paper) -> int:
@@ -69,18 +73,16 @@ async def measure(place: Place, options: argparse.Namespace, paper: Paper) -> in
         results: list[Suffered] = []
         for kind in chosen:
             paper.say(f"{len(results) + 1} of {len(chosen)}: {kind.name}")
-            results.append(await _suffered(bench, kind, options))
-        without.append(await _suffered(bench, None, options))
+            suffered = await _suffered(bench, kind, options)
+            without.append(await _suffered(bench, None, options))
+            results.append(_compared(suffered, [each.good_latency for each in without[-2:]]))
         holes = await disagreeing(bench.connection)
-    base = {
-        name: sum(getattr(each.good_latency, name) for each in without) / len(without) for name in ("p50_ms", "p99_ms")
-    }
     broken = [f"{each.kind or 'without poison'}: {why}" for each in (*without, *results) for why in each.broken]
     if holes:
         broken.append(f"{holes} tasks have a hole or a wrong head")
     if not results:
         broken.append("no kind has such a name")
-    _print(paper, base, results)
+    _print(paper, results)
     for why in broken:
         paper.say(f"BROKEN: {why}")
     paper.say("every promise was kept" if not broken else "")
@@ -122,6 +124,14 @@ async def _suffered(bench: Bench, kind: Kind | None, options: argparse.Namespace
     )
 
 
+def _compared(suffered: Suffered, neighbours: list[Latency]) -> Suffered:
+    return replace(
+        suffered,
+        without_p50_ms=round(sum(each.p50_ms for each in neighbours) / len(neighbours), 3),
+        without_p99_ms=round(sum(each.p99_ms for each in neighbours) / len(neighbours), 3),
+    )
+
+
 def _supply(workload: Workload, kind: Kind | None, options: argparse.Namespace) -> tuple[list[Request], set[int]]:
     """Good reports in turn and, each behind a good one of its task, bad ones; and the places of these."""
     supply: list[Request] = []
@@ -153,15 +163,15 @@ def _broken(kind: Kind | None, good: Tally, outcomes: dict[str, int], stored: in
     return broken
 
 
-def _print(paper: Paper, base: dict[str, float], results: list[Suffered]) -> None:
-    rows: list[list[object]] = [["(none)", "all", "", base["p50_ms"], "", base["p99_ms"], ""]]
+def _print(paper: Paper, results: list[Suffered]) -> None:
+    rows: list[list[object]] = []
     for each in results:
         at = each.good_latency
         rows.append([
             each.kind, "all" if each.good_committed == each.good else each.good_committed,
             ", ".join(f"{count:,} {name}" for name, count in each.outcomes.items()),
-            at.p50_ms, ratio(at.p50_ms, base["p50_ms"]), at.p99_ms, ratio(at.p99_ms, base["p99_ms"]),
+            at.p50_ms, ratio(at.p50_ms, each.without_p50_ms), at.p99_ms, ratio(at.p99_ms, each.without_p99_ms),
         ])  # fmt: skip
     paper.table(
-        "Good reports among bad ones", ("kind", "good", "outcomes", "p50 ms", "to none", "p99 ms", "to none"), rows
+        "Good reports among bad ones", ("kind", "good", "outcomes", "p50 ms", "to alone", "p99 ms", "to alone"), rows
     )
