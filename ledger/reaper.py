@@ -61,7 +61,8 @@ class Reaper:
         self._task: asyncio.Task[None] | None = None
         self._looked_at: datetime | None = None
         self._failed = False
-        self._fault_logged_at = float("-inf")
+        self._fault_logged_at = self._ended_logged_at = float("-inf")
+        self._ended: Counter[str] = Counter()
         self.holds = False
         """Whether this node is the one that ends tasks."""
         self.since: datetime | None = None
@@ -81,6 +82,7 @@ class Reaper:
             await asyncio.wait([self._task])
         connection = self._connection
         self._forget("closed")
+        self._log_ended()
         if connection is not None and not connection.is_closed():
             try:
                 await connection.close(timeout=CLOSE_SECONDS)
@@ -115,6 +117,8 @@ class Reaper:
                 if self._failed:
                     log.info("reaper_restored")
                 self._failed = False
+                if time.monotonic() >= self._ended_logged_at + LOOK_SECONDS:
+                    self._log_ended()
             except Unavailable as error:
                 if not self._failed:
                     log.warning("reaper_unreachable", reason=error.reason)
@@ -164,7 +168,6 @@ class Reaper:
 
     async def _end(self, lapses: Sequence[Lapse]) -> bool:
         """Have these tasks ended, some at a time; false when the writer could not answer. They will be due again."""
-        ended: Counter[str] = Counter()
         error: BaseException | None = None
         for begin in range(0, len(lapses), LAPSES_AT_ONCE):
             some = lapses[begin : begin + LAPSES_AT_ONCE]
@@ -172,13 +175,11 @@ class Reaper:
                 if isinstance(answer, BaseException):
                     error = answer
                 elif not isinstance(answer, Rejection):
-                    ended[lapse.why] += 1
+                    self._ended[lapse.why] += 1
                 elif answer.code != "superseded":
                     log.warning("lapse_refused", task_id=lapse.task_id, reason=answer.message)
             if error is not None:
                 break
-        if ended:
-            log.info("tasks_ended", **ended)
         if error is None:
             return True
         log.info("tasks_not_ended", reason=error.reason if isinstance(error, LedgerError) else repr(error))
@@ -202,6 +203,12 @@ class Reaper:
         except TimeoutError as error:
             return [error]
         return [*answers, *refused]
+
+    def _log_ended(self) -> None:
+        if self._ended:
+            self._ended_logged_at = time.monotonic()
+            log.info("tasks_ended", **self._ended)
+            self._ended.clear()
 
     def _cut(self, reason: str) -> None:
         """The connection cannot be trusted any more, and with it went the lock."""
