@@ -34,10 +34,11 @@ from gateway.protocol.effects import (
 from gateway.protocol.errors import INTERNAL, TOO_SLOW, Bye, ProtocolError, as_protocol_error
 from gateway.protocol.messages import Cursor
 from gateway.protocol.session import Session
-from gateway.replay import answer
+from gateway.reading import Reading
 from gateway.services import Services
 from ledger.batch import Outcome
 from ledger.errors import LedgerError
+from ledger.model import Head, Key
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +50,6 @@ BYTES_PER_WRITE: Final = 32 * 1024
 """Frames handed to the transport at once; a peer that does not take so much in the time to be dead is cut."""
 CLOSE_SECONDS: Final = 1.0
 """How long a peer may take to take the last frames."""
-READ_RETRY_SECONDS: Final = 0.5
 
 
 class Transport(Protocol):
@@ -93,7 +93,7 @@ class Connection:
         self._paused = False
         self._sending_since: float | None = None
         self._bye: Bye | None = None
-        self._read_task: asyncio.Task[None] | None = None
+        self._reading = Reading(self.session, services)
         self._timer: asyncio.TimerHandle | None = None
         self.ended = asyncio.Event()
         """Set when nothing of the connection is left."""
@@ -154,6 +154,11 @@ class Connection:
         """Live transitions of a watched task."""
         self._do(self.session.deliver(events))
 
+    def see(self, key: Key, head: Head) -> None:
+        """How the worker of a watched task is."""
+        self.session.see(key, head)
+        self._settle_down()
+
     def notice(self, kind: str) -> None:
         """The state of the ledger has changed."""
         self._do(self.session.notice(kind))
@@ -182,7 +187,7 @@ class Connection:
                 case Unwatch():
                     self._services.hub.unwatch(effect.key, self)
                 case Beats():
-                    self._services.beats.add((key, None) for key in effect.keys)
+                    self._services.beats.add(effect.held)
                 case Close():
                     self._bye = effect.bye
                 case Authenticate():  # pragma: no cover - `perform` takes these
@@ -200,10 +205,11 @@ class Connection:
 
     def _settle_down(self) -> None:
         """After effects: wake the sender, or read on."""
-        if self._outbox or self._bye is not None:
+        if self._outbox or self._bye is not None or self.session.has_words:
             self._wake.set()
         self._note_room()
-        self._begin_read()
+        if not self._outbox:
+            self._reading.begin(self._do)
 
     def _note_room(self) -> None:
         """Whether the next frame may come: the peer's requests and their answers are bounded."""
@@ -266,41 +272,14 @@ class Connection:
                 if self._transport.one_way:
                     self.session.heard(time.monotonic())
             self._perform(self.session.drained())
-            self._begin_read()
+            if self._outbox:
+                continue
+            self._reading.begin(self._do)
             if self._bye is not None:
                 await self._transport.close(self._bye)
                 return
             self._wake.clear()
             await self._wake.wait()
-
-    # Reading the ledger, at the peer's pace
-
-    def _begin_read(self) -> None:
-        if self._read_task is None and not self._outbox and self.session.has_due_reads:
-            self._read_task = asyncio.create_task(self._read(), name=f"read {self.id}")
-
-    async def _read(self) -> None:
-        wants = self.session.subscriptions.due_reads()
-        try:
-            reads = await answer(self._services.reader, wants)
-            for read in reads:
-                self._services.hub.seen(read.want.slot[0], read.head or 0, ended=read.ended)
-            effects = self.session.read(reads)
-        except LedgerError as error:
-            log.debug("read_failed", session=self.id, reason=error.reason)
-            self.session.read_failed(wants)
-            await asyncio.sleep(READ_RETRY_SECONDS * (1 + secrets.randbelow(1000) / 1000))
-            self._read_task = None
-        except Exception:
-            log.exception("read_fault", session=self.id)
-            self._read_task = None
-            self._perform(self.session.end(INTERNAL))
-        else:
-            self._read_task = None
-            self._perform(effects)
-            served = {read.want.slot for read in reads}
-            self.session.read_failed([want for want in wants if want.slot not in served])
-        self._settle_down()
 
     # Time
 
@@ -334,8 +313,7 @@ class Connection:
         self.session.end(self._bye)  # frames that are here already must not begin anything any more
         if self._timer is not None:
             self._timer.cancel()
-        if self._read_task is not None:
-            self._read_task.cancel()
+        self._reading.stop()
         hub = self._services.hub
         hub.leave(self)
         for key in self.session.subscriptions.task_keys():

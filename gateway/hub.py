@@ -20,8 +20,8 @@ from gateway.bus.port import Bus, Hint
 from gateway.protocol.codec import transition_frame
 from gateway.protocol.effects import Event
 from ledger.errors import LedgerError
-from ledger.machine import TERMINAL
-from ledger.model import Key, Transition
+from ledger.machine import TERMINAL, Liveness
+from ledger.model import Head, Key, Transition
 from ledger.reader import Reader
 
 log = structlog.get_logger(__name__)
@@ -39,18 +39,22 @@ class Watcher(Protocol):
     def deliver(self, events: Sequence[Event]) -> None:
         """Transitions of one watched task, in order."""
 
+    def see(self, key: Key, head: Head) -> None:
+        """The worker of a watched task is late, or no longer."""
+
     def notice(self, kind: str) -> None:
         """The ledger cannot be reached (`degraded`), can again (`restored`), or the node goes (`STOPPING`)."""
 
 
 class _Topic:
-    __slots__ = ("ended", "known", "seq", "watchers")
+    __slots__ = ("ended", "known", "late", "seq", "watchers")
 
     def __init__(self) -> None:
         self.watchers: set[Watcher] = set()
         self.seq: int | None = None  # forwarded up to here; None until somebody has read the task
         self.known = 0  # the ledger has at least so much
         self.ended = False
+        self.late = False  # the worker was, when the ledger was looked at last
 
 
 class Hub:
@@ -97,16 +101,16 @@ class Hub:
                 del self._topics[key]
                 self._behind.pop(key, None)
 
-    def seen(self, key: Key, seq: int, *, ended: bool) -> None:
-        """A watcher has read the task up to here (0: nobody has heard of it)."""
+    def seen(self, key: Key, head: Head | None) -> None:
+        """A watcher has read the task up to here (None: nobody has heard of it)."""
         topic = self._topics.get(key)
         if topic is None:
             return
-        topic.ended = topic.ended or ended
         if topic.seq is None:
-            topic.seq = seq
-        elif seq > topic.seq:
-            self._lags(key, topic, seq)
+            topic.seq = 0 if head is None else head.seq
+        if head is not None:
+            topic.ended = topic.ended or head.ended
+            self._compare_one(key, topic, head)
 
     # From the writer
 
@@ -168,7 +172,9 @@ class Hub:
             return
         for some in _slices(keys or ["0" * 32], TASKS_PER_READ):  # with nothing to ask, ask whether it is there
             for key, head in (await self._reader.heads(some)).items():
-                self.reached(key, head.seq)
+                topic = self._topics.get(key)
+                if topic is not None:
+                    self._compare_one(key, topic, head)
         self._set_degraded(False)
 
     async def _fill(self) -> None:
@@ -217,10 +223,22 @@ class Hub:
                     break
                 topic.seq = transition.seq
             topic.ended = topic.ended or transition.status in TERMINAL
-            events.append(Event(transition, transition_frame(transition)))
+            event = Event(transition, transition_frame(transition))
+            topic.late = topic.late and not event.shows_life  # each watcher sees that for itself
+            events.append(event)
         if events:
             for watcher in list(topic.watchers):
                 watcher.deliver(events)
+
+    def _compare_one(self, key: Key, topic: _Topic, head: Head) -> None:
+        """So far has a task come, says the ledger: is there more, and is it news how the worker is?"""
+        if topic.seq is not None and head.seq > topic.seq:
+            self._lags(key, topic, head.seq)
+        late = head.liveness is Liveness.LATE
+        if late is not topic.late and head.seq >= (topic.seq or 0):  # else something has come since it was read
+            topic.late = late
+            for watcher in list(topic.watchers):
+                watcher.see(key, head)
 
     def _lags(self, key: Key, topic: _Topic, seq: int) -> None:
         topic.known = max(topic.known, seq)

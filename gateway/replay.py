@@ -9,7 +9,6 @@ from gateway.outbox import BYTES as OUTBOX_BYTES
 from gateway.outbox import FRAMES as OUTBOX_FRAMES
 from gateway.protocol.codec import transition_frame
 from gateway.protocol.effects import Event, Read, Want
-from ledger.machine import TERMINAL
 from ledger.model import Key
 from ledger.reader import Reader
 
@@ -35,8 +34,7 @@ async def answer(reader: Reader, wants: Sequence[Want]) -> list[Read]:
             size += 0 if task is None else sum(len(part or b"") for part in (task.data, task.result, task.error))
             if reads and size > SNAPSHOT_BYTES:
                 break
-            ended = task is not None and task.status in TERMINAL
-            reads.append(Read(want=want, head=task.seq if task else None, ended=ended, task=task))
+            reads.append(Read(want=want, head=None if task is None else task.head, task=task))
     cursors = [(want.slot[0], want.after) for want in wants if want.after is not None]
     if not cursors:
         return reads
@@ -49,15 +47,7 @@ async def answer(reader: Reader, wants: Sequence[Want]) -> list[Read]:
         if want.after is None:
             continue
         key = want.slot[0]
-        head = heads.get(key)
-        reads.append(
-            Read(
-                want=want,
-                head=None if head is None else head.seq,
-                ended=head is not None and head.status in TERMINAL,
-                events=page.get(key, ()),
-            )
-        )
+        reads.append(Read(want=want, head=heads.get(key), events=page.get(key, ())))
         if key == last_served:
             break
     return reads

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
-from ledger.machine import LEASED, CancelStage, Liveness, Status, liveness_of
+from ledger.machine import LEASED, TERMINAL, CancelStage, Liveness, Status, liveness_of
 
 Key = str
 """A task's key: the 32 hex digits of a uuid. A str, because it is looked up several times for every report."""
@@ -130,6 +130,11 @@ class Task(Struct, frozen=True, kw_only=True):
     beat_age_ms: int | None
     liveness: Liveness | None
 
+    @property
+    def head(self) -> Head:
+        """How far it has come, and how its worker is."""
+        return Head(seq=self.seq, status=self.status, liveness=self.liveness, beat_age_ms=self.beat_age_ms)
+
 
 class Report(Struct, frozen=True, kw_only=True, gc=False):
     """What a worker says of a task. UNSET members keep their value, None clears; payloads are JSON text.
@@ -222,11 +227,17 @@ class Change(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Head(Struct, frozen=True, kw_only=True):
-    """How far a task has come."""
+    """How far a task has come, and how its worker is, as in `Task`."""
 
     seq: int
     status: Status
     liveness: Liveness | None
+    beat_age_ms: int | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing follows any more."""
+        return self.status in TERMINAL
 
 
 class Patience(Struct, frozen=True, kw_only=True):

@@ -48,7 +48,12 @@ def prior_of(row: asyncpg.Record) -> Prior | None:
 def head_of(row: asyncpg.Record) -> Head:
     """How far a task has come, from a row of `sequences.sql`."""
     status = Status(row["status"])
-    return Head(seq=row["seq"], status=status, liveness=liveness_of(status, late=row["late"]))
+    return Head(
+        seq=row["seq"],
+        status=status,
+        liveness=liveness_of(status, late=row["late"]),
+        beat_age_ms=_beat_age_ms(row, status),
+    )
 
 
 def task_of(row: asyncpg.Record) -> Task:
@@ -74,7 +79,7 @@ def task_of(row: asyncpg.Record) -> Task:
         updated_at=row["updated_at"],
         deadline_at=row["deadline_at"],
         beat_at=row["beat_at"],
-        beat_age_ms=row["beat_age_ms"] if status in LEASED else None,
+        beat_age_ms=_beat_age_ms(row, status),
         liveness=liveness_of(status, late=row["late"]),
     )
 
@@ -103,6 +108,11 @@ def _cancel_of(row: asyncpg.Record) -> Cancel | None:
     if row["cancel_stage"] is None:
         return None
     return Cancel(stage=CancelStage(row["cancel_stage"]), seq=row["cancel_seq"], reason=row["cancel_reason"])
+
+
+def _beat_age_ms(row: asyncpg.Record, status: Status) -> int | None:
+    age_ms: int | None = row["beat_age_ms"]
+    return age_ms if status in LEASED else None
 
 
 def _payload(text: str | None) -> bytes | None:

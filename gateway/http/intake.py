@@ -24,7 +24,7 @@ from gateway.protocol.ndjson import Inflater, Lines
 from gateway.protocol.requests import report_request
 from gateway.services import Services
 from ledger.errors import LedgerError
-from ledger.model import Receipt, Rejection
+from ledger.model import Head, Key, Receipt, Rejection
 
 log = structlog.get_logger(__name__)
 
@@ -144,6 +144,9 @@ class Intake:
     # As the hub's watcher
 
     def deliver(self, events: Sequence[Event]) -> None:
+        """Nothing is watched."""
+
+    def see(self, key: Key, head: Head) -> None:
         """Nothing is watched."""
 
     def notice(self, kind: str) -> None:

@@ -17,10 +17,10 @@ from aiohttp import hdrs, web
 from gateway.http.guard import PRINCIPAL, bearer
 from gateway.protocol import codec, messages
 from gateway.protocol.errors import ProtocolError
-from gateway.protocol.requests import cancel_request, create_request, report_request
+from gateway.protocol.requests import cancel_request, create_request, held_task, report_request
 from gateway.services import Services
 from gateway.transports import longpoll, sse, websocket
-from ledger.machine import TERMINAL, Status
+from ledger.machine import TERMINAL, Liveness, Status
 from ledger.model import Key, Receipt, Rejection, Request, Task, task_key
 
 SERVICES: Final = web.AppKey("services", Services)
@@ -99,7 +99,8 @@ async def task(request: web.Request) -> web.Response:
         )
     if found is None:
         raise _unknown(task_id)
-    etag = f'"{services.epoch}:{found.seq}"'
+    late = ":late" if found.liveness is Liveness.LATE else ""  # a change that has no sequence
+    etag = f'"{services.epoch}:{found.seq}{late}"'
     headers = {"ETag": etag, "Cache-Control": "no-cache"}
     if etag in request.headers.get(hdrs.IF_NONE_MATCH, ""):
         return web.Response(status=304, headers=headers)
@@ -147,6 +148,15 @@ async def cancel(request: web.Request) -> web.Response:
     message = _convert(body, messages.Cancel)
     receipt = await _submit(request, cancel_request(request[PRINCIPAL].tenant, message))
     return _answer(codec.receipt_members(receipt))
+
+
+@routes.post("/v1/tasks/{task_id}/beat")
+async def beat(request: web.Request) -> web.Response:
+    """A worker's sign of life. It is written within a second, so there is nothing to answer yet."""
+    body = await _body(request) if request.can_read_body else {}
+    held = _convert({**body, "task_id": _task_id(request)}, messages.Held)
+    request.app[SERVICES].beats.add([held_task(request[PRINCIPAL].tenant, held)])
+    return web.Response(status=202)
 
 
 @routes.get("/v1/tasks/{task_id}/events")

@@ -14,6 +14,7 @@ from msgspec import UNSET
 
 from gateway.protocol.errors import Bye, ProtocolError
 from gateway.protocol.messages import MESSAGES_PER_FRAME, TYPES, Cursor, Id, Inbound, Report
+from ledger.machine import CancelStage, Liveness
 from ledger.model import TASK_ID, Receipt, Task, Transition
 from ledger.model import Cancel as CancelState
 
@@ -213,6 +214,8 @@ def transition_members(transition: Transition) -> dict[str, object]:
         members["error"] = orjson.Fragment(transition.error)
     if transition.cancel is not None:
         members["cancel"] = {"stage": transition.cancel, "reason": transition.reason}
+    if transition.cancel is CancelStage.FORCED:
+        members["forced"] = True
     members["at"] = transition.at
     return members
 
@@ -224,7 +227,7 @@ def transition_frame(transition: Transition) -> bytes:
 
 def task_members(task: Task) -> dict[str, object]:
     """A snapshot, as in `snapshot` frames and HTTP bodies."""
-    return {
+    members: dict[str, object] = {
         "task_id": task.task_id,
         "kind": task.kind,
         "owner": task.owner,
@@ -240,13 +243,24 @@ def task_members(task: Task) -> dict[str, object]:
         "cancel": None if task.cancel is None else cancel_members(task.cancel),
         "created_at": task.created_at,
         "updated_at": task.updated_at,
+        "deadline_at": task.deadline_at,
         "beat_at": task.beat_at,
+        "beat_age_ms": task.beat_age_ms,
+        "liveness": task.liveness,
     }
+    if task.cancel is not None and task.cancel.stage is CancelStage.FORCED:
+        members["forced"] = True
+    return members
 
 
 def snapshot_frame(task: Task) -> bytes:
     """A `snapshot` frame."""
     return frame("snapshot", task=task_members(task))
+
+
+def liveness_frame(task_id: str, liveness: Liveness, beat_age_ms: int | None) -> bytes:
+    """How the worker of a task is, between its transitions."""
+    return frame("liveness", task_id=task_id, liveness=liveness, beat_age_ms=beat_age_ms)
 
 
 def json_bytes(content: Mapping[str, object]) -> bytes:

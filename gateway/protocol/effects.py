@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from gateway.protocol.errors import Bye
-from ledger.model import Key, Request, Task, Transition
+from ledger.machine import CancelStage
+from ledger.model import Head, Key, Request, Task, Transition
 
 Slot = tuple[Key, bool]
 """One subscription of a session: the task's key, and whether it is a worker attending to cancels."""
@@ -61,9 +62,9 @@ class Unwatch(Struct, frozen=True):
 
 
 class Beats(Struct, frozen=True):
-    """The workers of these tasks are there."""
+    """The workers of these tasks are there, each by its attempt where it has said so."""
 
-    keys: Sequence[Key]
+    held: Sequence[tuple[Key, int | None]]
 
 
 class Close(Struct, frozen=True):
@@ -93,12 +94,16 @@ class Event(Struct, frozen=True):
         """The transition's sequence."""
         return self.transition.seq
 
+    @property
+    def shows_life(self) -> bool:
+        """Whether it is a sign of the worker: everything but a client's request is."""
+        return self.transition.cancel is not CancelStage.RECORDED
+
 
 class Read(Struct, frozen=True, kw_only=True):
-    """What a `Want` brought. `head` is the ledger's sequence of the task, None when nobody has heard of it."""
+    """What a `Want` brought. `head` is None when nobody has heard of the task."""
 
     want: Want
-    head: int | None
-    ended: bool = False
+    head: Head | None
     task: Task | None = None
     events: Sequence[Event] = ()

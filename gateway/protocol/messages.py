@@ -20,6 +20,10 @@ MESSAGES_PER_FRAME: Final = 500
 SUBSCRIPTIONS: Final = 1_000
 """Per connection; each costs about a kilobyte here and a share of the re-read of watched tasks."""
 WAIT_MS: Final = 600_000
+LEASE_MS: Final = (100, 86_400_000)
+"""The least and the most: a shorter one would run out before the next beat is written; in a day every worker speaks."""
+DEADLINE_MS: Final = 30 * 86_400_000
+"""A month: a task that may take longer has no deadline."""
 
 Id = Annotated[int, Meta(ge=-(2**53), le=2**53)] | Annotated[str, Meta(max_length=64)]
 Key = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -30,6 +34,8 @@ Progress = Annotated[float, Meta(ge=0, le=100)]
 Number = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seq = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 WaitMs = Annotated[int, Meta(ge=0, le=WAIT_MS)]
+LeaseMs = Annotated[int, Meta(ge=LEASE_MS[0], le=LEASE_MS[1])]
+DeadlineMs = Annotated[int, Meta(ge=1, le=DEADLINE_MS)]
 TaskIds = Annotated[list[str], Meta(min_length=1, max_length=SUBSCRIPTIONS)]
 ReportedStatus = Literal["pending", "running", "completed", "failed", "cancelled"]
 
@@ -99,6 +105,8 @@ class Create(Struct, frozen=True, tag="create", tag_field="type"):
     owner: Label | None = None
     data: Any = UNSET
     key: Key | None = None
+    lease_ms: LeaseMs | None = None
+    deadline_ms: DeadlineMs | None = None
 
 
 class Report(Struct, frozen=True, tag="report", tag_field="type"):
@@ -119,6 +127,8 @@ class Report(Struct, frozen=True, tag="report", tag_field="type"):
     kind: Label | None = None
     owner: Label | None = None
     cancel: Literal["delivered", "refused"] | None = None
+    lease_ms: LeaseMs | None = None
+    deadline_ms: DeadlineMs | None = None
 
 
 class Attend(Struct, frozen=True, tag="attend", tag_field="type"):
@@ -128,10 +138,17 @@ class Attend(Struct, frozen=True, tag="attend", tag_field="type"):
     task_ids: TaskIds
 
 
+class Held(Struct, frozen=True):
+    """A task, and the attempt that holds it."""
+
+    task_id: str
+    attempt: Number | None = None
+
+
 class Beat(Struct, frozen=True, tag="beat", tag_field="type"):
     """I am still at work on these."""
 
-    task_ids: TaskIds
+    task_ids: Annotated[list[str | Held], Meta(min_length=1, max_length=SUBSCRIPTIONS)]
 
 
 class Ping(Struct, frozen=True, tag="ping", tag_field="type"):

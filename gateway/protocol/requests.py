@@ -16,7 +16,7 @@ from gateway.protocol import messages
 from gateway.protocol.codec import check_task_id, payload
 from gateway.protocol.errors import ProtocolError
 from ledger.machine import Status
-from ledger.model import CancelRequest, Create, Digest, Report, fingerprint
+from ledger.model import CancelRequest, Create, Digest, Key, Report, fingerprint, task_key
 
 _STATUS: Final = {status.value: status for status in Status}
 
@@ -47,6 +47,8 @@ def report_request(tenant: str, message: messages.Report) -> Report:
         kind=message.kind,
         owner=message.owner,
         cancel=message.cancel,
+        lease_ms=message.lease_ms,
+        deadline_ms=message.deadline_ms,
     )
     if message.n is None and message.key is None:
         return report
@@ -58,7 +60,8 @@ def create_request(tenant: str, message: messages.Create) -> Create:
     check_task_id(message.task_id)
     _check_texts(message)
     data = payload("data", message.data, messages.DATA_BYTES)
-    digest = fingerprint("create", message.kind, message.owner, data and data.decode())
+    said = (message.kind, message.owner, data and data.decode(), message.lease_ms, message.deadline_ms)
+    digest = fingerprint("create", *said)
     return Create(
         tenant=tenant,
         task_id=message.task_id,
@@ -67,7 +70,15 @@ def create_request(tenant: str, message: messages.Create) -> Create:
         kind=message.kind,
         owner=message.owner,
         data=data,
+        lease_ms=message.lease_ms,
+        deadline_ms=message.deadline_ms,
     )
+
+
+def held_task(tenant: str, one: str | messages.Held) -> tuple[Key, int | None]:
+    """A task of a beat, with the attempt that gives it, where it says so."""
+    task = messages.Held(one) if isinstance(one, str) else one
+    return task_key(tenant, check_task_id(task.task_id)), task.attempt
 
 
 def cancel_request(tenant: str, message: messages.Cancel) -> CancelRequest:
@@ -94,6 +105,8 @@ def _digest(report: Report) -> Digest:
         report.kind,
         report.owner,
         report.cancel,
+        report.lease_ms,
+        report.deadline_ms,
     )
 
 

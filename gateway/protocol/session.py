@@ -32,9 +32,9 @@ from gateway.protocol.errors import (
     Bye,
     ProtocolError,
 )
-from gateway.protocol.requests import cancel_request, create_request, report_request
+from gateway.protocol.requests import cancel_request, create_request, held_task, report_request
 from gateway.protocol.subscriptions import Subscriptions
-from ledger.model import Receipt, Rejection, task_key
+from ledger.model import Head, Key, Receipt, Rejection
 
 VERSION: Final = 1
 HELLO_SECONDS: Final = 5.0
@@ -63,7 +63,7 @@ class Session:
         server_time: datetime,
         now: float,
     ) -> None:
-        self._id = session_id
+        self.id = session_id
         self._epoch = epoch
         self._server_time = server_time
         self._ping_interval = ping_interval_seconds
@@ -88,6 +88,11 @@ class Session:
     def has_due_reads(self) -> bool:
         """Whether `Subscriptions.due_reads` would give any, and it makes sense to ask."""
         return not self._closed and self.subscriptions.has_due_reads
+
+    @property
+    def has_words(self) -> bool:
+        """Whether `drained` has something to tell."""
+        return not self._closed and self.subscriptions.has_words
 
     # What comes in from the client
 
@@ -148,7 +153,7 @@ class Session:
             case messages.Cancel():
                 return [Submit(message.id, cancel_request(tenant, message))]
             case messages.Beat():
-                return [Beats([task_key(tenant, codec.check_task_id(task_id)) for task_id in message.task_ids])]
+                return [Beats([held_task(tenant, one) for one in message.task_ids])]
             case messages.Subscribe():
                 return self._subscribe(tenant, message, now)
             case messages.Attend():
@@ -239,7 +244,12 @@ class Session:
 
     def drained(self) -> list[Effect]:
         """All frames have left."""
-        return self.subscriptions.sweep()
+        ended = self.subscriptions.sweep()
+        return ended if self._closed else [*ended, *self.subscriptions.tell()]
+
+    def see(self, key: Key, head: Head) -> None:
+        """How the worker of a watched task is just now. The client is told when all frames have left (`drained`)."""
+        self.subscriptions.see(key, head)
 
     def notice(self, kind: str) -> list[Effect]:
         """Tell the client how the server is: `degraded` or `restored`."""
@@ -286,7 +296,7 @@ class Session:
         return codec.frame(
             "welcome",
             v=VERSION,
-            session=self._id,
+            session=self.id,
             epoch=self._epoch,
             ping_interval_ms=round(self._ping_interval * 1000),
             server_time=self._server_time,

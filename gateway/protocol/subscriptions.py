@@ -7,46 +7,18 @@ Modes: `all` (every transition), `latest` (the newest snapshot), `cancels` (a wo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, Literal
+from typing import Final
 
 from gateway.protocol import codec
-from gateway.protocol.catchup import Catchup
-from gateway.protocol.effects import Deliver, Effect, Event, Read, Send, Slot, Unwatch, Want, Watch
+from gateway.protocol.effects import Effect, Event, Read, Send, Slot, Unwatch, Want, Watch
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.messages import SUBSCRIPTIONS, Cursor
-from ledger.machine import TERMINAL, CancelStage, Status
-from ledger.model import Key, Task, advance, task_key
-
-Mode = Literal["all", "latest", "cancels"]
+from gateway.protocol.subscription import Mode, Subscription
+from ledger.machine import TERMINAL
+from ledger.model import Head, Key, task_key
 
 READS_AT_ONCE: Final = 64
 """Subscriptions served by one read of the ledger."""
-
-
-class _Subscription:
-    __slots__ = ("announced", "catchup", "cursor", "ends_at", "jumped", "mode", "slot", "task", "task_id")
-
-    def __init__(self, slot: Slot, task_id: str, mode: Mode, cursor: Cursor | None) -> None:
-        self.slot = slot
-        self.task_id = task_id
-        self.mode = mode
-        self.cursor = cursor  # where the client wants to go on; None: begin with a snapshot
-        self.ends_at: int | None = None  # the sequence of the terminal transition, once it is known
-        self.announced = mode == "cancels"  # a worker is not told of the task, only of its cancels
-        self.jumped: tuple[str, Cursor] | None = None
-        self.task: Task | None = None  # `latest`: the snapshot given out last
-        self.catchup: Catchup[Event] = Catchup(cursor.seq if cursor is not None else 0)
-
-    @property
-    def needs_snapshot(self) -> bool:
-        return self.mode != "all" or (self.cursor is None and not self.announced)
-
-    def jump(self, reason: str, cursor: Cursor) -> None:
-        """The stream cannot go on at the cursor: begin anew, and say so with the next announcement."""
-        self.jumped = (reason, cursor)
-        self.cursor = None
-        self.announced = self.mode == "cancels"
-        self.catchup.reset()
 
 
 class Subscriptions:
@@ -55,10 +27,11 @@ class Subscriptions:
     def __init__(self, epoch: str, limit: int = SUBSCRIPTIONS) -> None:
         self._epoch = epoch
         self._limit = limit
-        self._by_slot: dict[Slot, _Subscription] = {}
+        self._by_slot: dict[Slot, Subscription] = {}
         self._due: dict[Slot, None] = {}
         self._waits: dict[Slot, float] = {}  # for tasks to appear, until when, in monotonic seconds
         self._ended: dict[Slot, None] = {}
+        self._untold: dict[Slot, None] = {}  # where the client does not know yet how the worker is
 
     def task_keys(self) -> set[Key]:
         """The tasks watched, by key."""
@@ -85,14 +58,14 @@ class Subscriptions:
         """Begin, or begin anew from another cursor."""
         key = task_key(tenant, task_id)
         slot = (key, mode == "cancels")
-        subscription = _Subscription(slot, task_id, mode, cursor)
+        subscription = Subscription(slot, task_id, mode, cursor)
         if cursor is not None and cursor.epoch != self._epoch:
             subscription.jump("other_epoch", cursor)
         watched = self._watches(key)
         self._by_slot[slot] = subscription
         self._due[slot] = None
-        self._ended.pop(slot, None)
-        self._waits.pop(slot, None)
+        for pending in (self._ended, self._waits, self._untold):
+            pending.pop(slot, None)
         if wait_until is not None:
             self._waits[slot] = wait_until
         return [] if watched else [Watch(key)]
@@ -155,6 +128,33 @@ class Subscriptions:
             return []  # ended, or begun anew, in the meantime
         out = self._join_unknown(subscription) if found.head is None else self._join(subscription, found, found.head)
         self._note_due(subscription)
+        self._note_untold(subscription)
+        return out
+
+    def see(self, key: Key, head: Head) -> None:
+        """How the worker of a watched task is just now; who attends to the task is the worker."""
+        subscription = self._by_slot.get((key, False))
+        if subscription is not None and head.seq >= subscription.catchup.delivered:
+            subscription.see(head)
+            self._note_untold(subscription)
+
+    @property
+    def has_words(self) -> bool:
+        """Whether `tell` would give any."""
+        return any(self._by_slot[slot].waits_to_tell for slot in self._untold)
+
+    def tell(self) -> list[Effect]:
+        """Say how workers are, where the client does not know.
+
+        Only when all frames have left: only the newest word matters, and no transition on the way may be newer than it.
+        """
+        untold, self._untold = self._untold, {}
+        out: list[Effect] = []
+        for slot in untold:
+            subscription = self._by_slot[slot]
+            if subscription.waits_to_tell:
+                out.append(subscription.tell())
+            self._note_untold(subscription)
         return out
 
     def rewind(self, slot: Slot, seq: int) -> None:
@@ -180,7 +180,7 @@ class Subscriptions:
         """When `give_up_waiting` has something to do, in monotonic seconds."""
         return min(self._waits.values(), default=None)
 
-    def _join_unknown(self, subscription: _Subscription) -> list[Effect]:
+    def _join_unknown(self, subscription: Subscription) -> list[Effect]:
         """Nobody has heard of the task."""
         catchup = subscription.catchup
         if catchup.delivered > 0:  # but the cursor has
@@ -197,68 +197,39 @@ class Subscriptions:
                 return [*out, *self._drop(subscription.slot)]
         return [*out, *self._give(subscription, events)]
 
-    def _join(self, subscription: _Subscription, found: Read, head: int) -> list[Effect]:
+    def _join(self, subscription: Subscription, found: Read, head: Head) -> list[Effect]:
         catchup = subscription.catchup
-        if not subscription.announced and catchup.delivered > head:
+        if not subscription.announced and catchup.delivered > head.seq:
             subscription.jump("beyond_head", Cursor(self._epoch, catchup.delivered))
             if found.task is None:
                 catchup.fail_read()  # a snapshot is needed after all
                 return []
         self._waits.pop(subscription.slot, None)
-        if found.ended:
-            self._note_end(subscription, head)
+        if head.ended:
+            self._note_end(subscription, head.seq)
         out: list[Effect] = []
         if not subscription.announced:
-            out += self._announce(subscription, verdict="ended" if found.ended else "live", seq=head)
+            out += self._announce(subscription, verdict="ended" if head.ended else "live", seq=head.seq)
         if found.task is not None:
-            out += self._show(subscription, found.task)
-            return [*out, *self._give(subscription, catchup.join((), head))]
-        events = catchup.join(found.events, head)
-        if not events and catchup.delivered < head:
+            out += subscription.show(found.task)
+        events = catchup.join(found.events, head.seq)
+        if not events and catchup.delivered < head.seq:
             # The ledger does not have what it should: say so instead of asking for ever.
             subscription.jump("not_in_ledger", Cursor(self._epoch, catchup.delivered))
-        return [*out, *self._give(subscription, events)]
+        out += self._give(subscription, events)
+        subscription.see(head)
+        return out
 
-    def _show(self, subscription: _Subscription, task: Task) -> Iterator[Effect]:
-        """A snapshot was read."""
-        catchup = subscription.catchup
-        if task.seq > catchup.delivered:
-            if subscription.mode != "cancels":
-                yield Send(codec.snapshot_frame(task))
-            elif task.status is Status.CANCELLING and task.cancel is not None:
-                yield Send(codec.frame("cancel", task_id=task.task_id, seq=task.cancel.seq, reason=task.cancel.reason))
-            catchup.restart(task.seq)
-        if subscription.mode == "latest":
-            subscription.task = task
-
-    def _give(self, subscription: _Subscription, events: Sequence[Event]) -> Iterator[Effect]:
+    def _give(self, subscription: Subscription, events: Sequence[Event]) -> Iterator[Effect]:
         """The frames of events that are next in their task."""
-        if not events:
-            return
-        slot = subscription.slot
-        self._waits.pop(slot, None)
-        if events[-1].transition.status in TERMINAL:
-            self._note_end(subscription, events[-1].seq)
-        if subscription.mode == "all":
-            for event in events:
-                yield Deliver(slot, event.seq, event.frame)
-        elif subscription.mode == "cancels":
-            for event in events:
-                if event.transition.cancel is CancelStage.RECORDED:
-                    told = event.transition
-                    yield Send(codec.frame("cancel", task_id=told.task_id, seq=told.seq, reason=told.reason))
-        else:
-            task = subscription.task
-            if task is None:  # it has just appeared: there is no snapshot to build on
-                subscription.catchup.rewind(events[0].seq)
-                return
-            for event in events:
-                task = advance(task, event.transition)
-            subscription.task = task
-            yield Deliver(slot, task.seq, codec.snapshot_frame(task), replaces=True)
+        if events:
+            self._waits.pop(subscription.slot, None)
+            if events[-1].transition.status in TERMINAL:
+                self._note_end(subscription, events[-1].seq)
+            yield from subscription.give(events)
 
     def _announce(
-        self, subscription: _Subscription, *, verdict: str, seq: int, waiting: bool | None = None
+        self, subscription: Subscription, *, verdict: str, seq: int, waiting: bool | None = None
     ) -> Iterator[Effect]:
         subscription.announced = True
         jumped, subscription.jumped = subscription.jumped, None
@@ -283,14 +254,18 @@ class Subscriptions:
     def _drop(self, slot: Slot) -> list[Effect]:
         if self._by_slot.pop(slot, None) is None:
             return []
-        for pending in (self._due, self._waits, self._ended):
+        for pending in (self._due, self._waits, self._ended, self._untold):
             pending.pop(slot, None)
         return [] if self._watches(slot[0]) else [Unwatch(slot[0])]
 
-    def _note_end(self, subscription: _Subscription, seq: int) -> None:
+    def _note_end(self, subscription: Subscription, seq: int) -> None:
         subscription.ends_at = seq
         self._ended[subscription.slot] = None
 
-    def _note_due(self, subscription: _Subscription) -> None:
+    def _note_due(self, subscription: Subscription) -> None:
         if subscription.catchup.due and self._by_slot.get(subscription.slot) is subscription:
             self._due[subscription.slot] = None
+
+    def _note_untold(self, subscription: Subscription) -> None:
+        if subscription.believed is not subscription.liveness and self._by_slot.get(subscription.slot) is subscription:
+            self._untold[subscription.slot] = None

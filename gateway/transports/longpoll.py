@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from gateway.hub import STOPPING, Hub
 from gateway.protocol.effects import Event
 from ledger.machine import TERMINAL
-from ledger.model import Task, task_key
+from ledger.model import Head, Key, Task, task_key
 from ledger.reader import Reader
 
 
@@ -23,6 +23,9 @@ class _Bell:
     def deliver(self, events: Sequence[Event]) -> None:
         if events[-1].seq > self._after or events[-1].transition.status in TERMINAL:
             self.rung.set()
+
+    def see(self, key: Key, head: Head) -> None:
+        pass  # no reason to answer
 
     def notice(self, kind: str) -> None:
         if kind == STOPPING:
@@ -45,7 +48,7 @@ async def wait_for(hub: Hub, reader: Reader, tenant: str, task_id: str, *, after
         while True:
             bell.rung.clear()
             task = await reader.task(tenant, task_id)
-            hub.seen(key, task.seq if task else 0, ended=task is not None and task.status in TERMINAL)
+            hub.seen(key, None if task is None else task.head)
             if (task is not None and (task.seq > after or task.status in TERMINAL)) or bell.over:
                 return task
             if loop.time() >= deadline:

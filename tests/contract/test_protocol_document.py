@@ -24,8 +24,10 @@ CONVERSATIONS = dict(re.findall(r"```conversation (\S+)\n(.*?)```", DOCUMENT, re
 REQUESTS = dict(re.findall(r"```http (\S+)\n(.*?)```", DOCUMENT, re.DOTALL))
 BREAKS_OFF = b"(the gzip breaks off)\n"
 
-BY_KIND = {"session", "epoch", "server_time", "at", "created_at", "updated_at", "beat_at"}
-SERVER_TYPES = {"welcome", "reply", "subscribed", "snapshot", "transition", "cancel", "notice", "ping", "pong", "bye"}
+BY_KIND = {"session", "epoch", "server_time", "at", "created_at", "updated_at", "beat_at", "beat_age_ms"}
+SERVER_TYPES = {
+    "welcome", "reply", "subscribed", "snapshot", "transition", "liveness", "cancel", "notice", "ping", "pong", "bye",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)

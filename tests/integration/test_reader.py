@@ -150,7 +150,11 @@ async def test_snapshots_of_many_tasks_come_at_once(it: Ledger) -> None:
     found = await it.reader.tasks([it.key(f"task-{i}") for i in range(0, 60, 2)] + [it.key("task-99")])
     assert {(task.task_id, task.data) for task in found} == {(f"task-{i}", str(i).encode()) for i in range(0, 30, 2)}
     heads = await it.reader.heads([it.key("task-1"), it.key("task-31")])
-    assert heads == {it.key("task-1"): Head(seq=1, status=Status.RUNNING, liveness=Liveness.LIVE)}
+    age_ms = heads[it.key("task-1")].beat_age_ms
+    assert age_ms is not None
+    assert age_ms >= 0
+    head = Head(seq=1, status=Status.RUNNING, liveness=Liveness.LIVE, beat_age_ms=age_ms)
+    assert heads == {it.key("task-1"): head}
 
 
 async def test_a_snapshot_tells_how_far_a_cancel_has_come(it: Ledger) -> None:

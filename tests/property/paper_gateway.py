@@ -7,9 +7,11 @@ answers late or never, events lost, doubled or out of order, reads that are cut 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
+
+from msgspec.structs import replace
 
 from gateway.outbox import Outbox
 from gateway.protocol import codec
@@ -28,8 +30,8 @@ from gateway.protocol.effects import (
     Watch,
 )  # fmt: skip
 from gateway.protocol.session import Session
-from ledger.machine import TERMINAL, Status
-from ledger.model import Change, Receipt, Rejection, Request, Task, Transition, advance, task_key
+from ledger.machine import TERMINAL, Liveness, Status
+from ledger.model import Change, Head, Receipt, Rejection, Request, Task, Transition, advance, task_key
 from ledger.receipts import receipt
 from tests.property.conversation import Conversation
 
@@ -37,6 +39,7 @@ TENANT: Final = "tenant"
 EPOCH: Final = "e-1"
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 PING_SECONDS: Final = 10.0
+SILENT_MS: Final = 70_000
 
 
 class PaperTasks:
@@ -46,6 +49,10 @@ class PaperTasks:
         self._talks: dict[str, Conversation] = {}
         self.snapshots: dict[str, list[Task]] = {}
         self.events: dict[str, list[Event]] = {}
+        self.late: set[str] = set()
+        """Tasks whose worker has been silent for longer than its lease."""
+        self.late_at: dict[str, set[int]] = {}
+        """And at which sequences tasks ever were like that."""
         self._requests = 0
 
     def commit(self, request: Request) -> Receipt | Rejection:
@@ -65,7 +72,12 @@ class PaperTasks:
         snapshots = self.snapshots.setdefault(key, [])
         before = snapshots[-1] if snapshots else unborn(key, state.task_id)
         snapshots.append(advance(before, transition))
-        self.events.setdefault(key, []).append(Event(transition, codec.transition_frame(transition)))
+        event = Event(transition, codec.transition_frame(transition))
+        self.events.setdefault(key, []).append(event)
+        if event.shows_life:
+            self.late.discard(key)
+        elif key in self.late:
+            self.late_at[key].add(step.seq)
         return receipt(decision)
 
     def head(self, key: str) -> int:
@@ -76,15 +88,29 @@ class PaperTasks:
         """Whether a task is in a terminal state."""
         return self.head(key) > 0 and self.snapshots[key][-1].status in TERMINAL
 
-    def answer(self, wants: Sequence[Want], heads: dict[str, int], page_rows: int) -> list[Read]:
+    def fall_silent(self, key: str) -> None:
+        """The worker's lease runs out, if somebody is at work and was ever heard of."""
+        if self.head(key) and self.snapshots[key][-1].beat_age_ms is not None:
+            self.late.add(key)
+            self.late_at.setdefault(key, set()).add(self.head(key))
+
+    def look(self, key: str) -> Head | None:
+        """How far the task has come and how its worker is."""
+        return self.snapshot(key).head if self.head(key) else None
+
+    def snapshot(self, key: str) -> Task:
+        """The newest."""
+        task = self.snapshots[key][-1]
+        return replace(task, liveness=Liveness.LATE, beat_age_ms=SILENT_MS) if key in self.late else task
+
+    def answer(self, wants: Sequence[Want], heads: Mapping[str, Head | None], page_rows: int) -> list[Read]:
         """As `gateway.replay.answer`: heads first, then one page for all; those it does not reach are left out."""
         reads = []
         for want in wants:
             key = want.slot[0]
             if want.after is None:
-                head = self.head(key)
-                task = self.snapshots[key][-1] if head else None
-                reads.append(Read(want=want, head=head or None, ended=self.ended(key), task=task))
+                task = self.snapshot(key) if self.head(key) else None
+                reads.append(Read(want=want, head=self.look(key), task=task))
         rows = [
             event
             for want in wants
@@ -96,10 +122,8 @@ class PaperTasks:
             if want.after is None:
                 continue
             key = want.slot[0]
-            head = heads[key]
-            ended = head > 0 and self.snapshots[key][head - 1].status in TERMINAL
             page = [event for event in rows if event.transition.key == key]
-            reads.append(Read(want=want, head=head or None, ended=ended, events=page))
+            reads.append(Read(want=want, head=heads[key], events=page))
             if key == last_served:
                 break
         return reads
@@ -134,7 +158,9 @@ class PaperConnection:
         """Events of watched tasks on their way from the hub."""
         self.wants: list[Want] = []
         """What the read under way is for."""
-        self.heads: dict[str, int] = {}
+        self.looks: dict[str, Head] = {}
+        """What the hub has seen of tasks and not told yet."""
+        self.heads: dict[str, Head | None] = {}
         self.did: Counter[str] = Counter()
 
     def perform(self, effects: Iterable[Effect]) -> None:
@@ -164,7 +190,7 @@ class PaperConnection:
                     self.watched.remove(effect.key)
                     self.live.pop(effect.key, None)
                 case Beats():
-                    self.beats += len(effect.keys)
+                    self.beats += len(effect.held)
                 case Close():
                     self.closed = True
 
@@ -194,6 +220,28 @@ class PaperConnection:
         if key in self.watched and self.tasks.head(key):
             self.deliver(self.tasks.events[key][-1:])
 
+    def hub_looks(self, key: str) -> None:
+        """The regular re-read sees how a worker is."""
+        if key in self.watched and (head := self.tasks.look(key)) is not None:
+            self.looks[key] = head
+
+    def hub_tells(self) -> None:
+        """And says so, perhaps after something newer has come."""
+        for key in self.looks.keys() & self.watched:
+            self.session.see(key, self.looks[key])
+        self.looks.clear()
+        self.wake()
+
+    def wake(self) -> None:
+        """As `gateway.connection`: with nothing left to send, the session may speak of itself."""
+        if not len(self.outbox) and not self.closed:
+            assert bool(self.session.has_words) is bool(self._drain())
+
+    def _drain(self) -> list[Effect]:
+        effects = self.session.drained()
+        self.perform(effects)
+        return [effect for effect in effects if isinstance(effect, Send)]
+
     @property
     def may_read(self) -> bool:
         """As `gateway.connection`: one read at a time, and none while something waits to be sent."""
@@ -207,7 +255,7 @@ class PaperConnection:
 
     def read_heads(self) -> None:
         """The first statement of the read."""
-        self.heads = {want.slot[0]: self.tasks.head(want.slot[0]) for want in self.wants}
+        self.heads = {want.slot[0]: self.tasks.look(want.slot[0]) for want in self.wants}
 
     def answer_read(self, page_rows: int) -> None:
         """The second one, and both come back."""
@@ -230,5 +278,5 @@ class PaperConnection:
         """The peer takes something; when nothing is left, subscriptions of ended tasks end."""
         frames = self.outbox.take(max_bytes)
         if not len(self.outbox):
-            self.perform(self.session.drained())
+            self._drain()
         return frames

@@ -7,11 +7,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from msgspec.structs import replace
+
 from gateway.protocol import codec
 from gateway.protocol.errors import BYES, ERRORS
-from ledger.machine import CancelStage
+from ledger.machine import CancelStage, Liveness
 from ledger.model import task_key
-from tests.property.paper_gateway import EPOCH, TENANT, PaperTasks
+from tests.property.paper_gateway import EPOCH, SILENT_MS, TENANT, PaperTasks
 
 Json = dict[str, Any]
 _BYES: Final = {bye.code: bye.reason for bye in BYES}
@@ -28,6 +30,8 @@ class Interest:
     """The ledger's head when it was asked for."""
     phase: Literal["asked", "jumped", "snapshot", "waiting", "live"] = "asked"
     position: int = 0
+    late: bool = False
+    """What is believed of the worker."""
 
 
 class PaperPeer:
@@ -152,6 +156,7 @@ class PaperPeer:
         if after is not None and after[1] > interest.head_then and not content["recovered"]:
             cannot_continue = True  # it was beyond the head, and the task has passed it since
         interest.phase = "live"
+        interest.late = False
         if verdict == "unknown":
             assert seq == 0
             assert content["waiting"] is (interest.waits_until is not None)
@@ -198,7 +203,12 @@ class PaperPeer:
             assert interest.mode == "latest"
             assert shown["seq"] > interest.position
         interest.phase, interest.position = "live", shown["seq"]
+        interest.late = shown["liveness"] == "late"
         task = self.tasks.snapshots[self._key(shown["task_id"])][shown["seq"] - 1]
+        if interest.late:
+            assert shown["seq"] in self.tasks.late_at[self._key(shown["task_id"])]
+            task = replace(task, liveness=Liveness.LATE, beat_age_ms=SILENT_MS)
+            self.saw["late snapshot"] += 1
         assert frame == codec.snapshot_frame(task)
 
     def _sees_transition(self, content: Json, frame: bytes) -> None:
@@ -207,7 +217,22 @@ class PaperPeer:
         assert interest.mode == "all"
         assert content["seq"] == interest.position + 1, f"after {interest.position} came {content['seq']}"
         interest.phase, interest.position = "live", content["seq"]
-        assert frame == self.tasks.events[self._key(content["task_id"])][content["seq"] - 1].frame
+        event = self.tasks.events[self._key(content["task_id"])][content["seq"] - 1]
+        assert frame == event.frame
+        interest.late = interest.late and not event.shows_life
+
+    def _sees_liveness(self, content: Json, frame: bytes) -> None:
+        interest = self.interests[content["task_id"]]
+        key = self._key(content["task_id"])
+        assert interest.phase == "live"
+        assert self.tasks.snapshots[key][interest.position - 1].liveness is not None, "nobody is at work"
+        late = {"late": True, "live": False}[content["liveness"]]
+        assert late is not interest.late, "told twice"
+        assert isinstance(content["beat_age_ms"], int)
+        if late:
+            assert interest.position in self.tasks.late_at[key], "a transition came between"
+        interest.late = late
+        self.saw[f"{content['liveness']} told"] += 1
 
     def _sees_cancel(self, content: Json, frame: bytes) -> None:
         task_id = content["task_id"]

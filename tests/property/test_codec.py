@@ -18,8 +18,8 @@ from gateway.protocol import codec, messages
 from gateway.protocol.codec import FRAME_BYTES, Unreadable, decode, payload
 from gateway.protocol.errors import BYES, ERRORS, ProtocolError
 from gateway.protocol.messages import MESSAGES_PER_FRAME, Cursor, Inbound
-from gateway.protocol.requests import cancel_request, create_request, report_request
-from ledger.machine import CancelStage, Status
+from gateway.protocol.requests import cancel_request, create_request, held_task, report_request
+from ledger.machine import CancelStage, Liveness, Status
 from ledger.model import Cancel, Receipt, Task, Transition
 
 SETTINGS: Final = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -37,7 +37,8 @@ VALID: Final[list[dict[str, Any]]] = [
     {"type": "report", "id": 6, "task_id": "a", "attempt": 1, "n": 2, "stage": None, "data": [1, {"a": None}]},
     {"type": "report", "id": 7, "task_id": "a", "cancel": "refused", "error": "x", "result": 12},
     {"type": "attend", "id": 8, "task_ids": ["a", "b"]},
-    {"type": "beat", "task_ids": ["a"]},
+    {"type": "report", "task_id": "a", "lease_ms": 30_000, "deadline_ms": 600_000},
+    {"type": "beat", "task_ids": ["a", {"task_id": "b", "attempt": 2}]},
     {"type": "ping"},
     {"type": "pong"},
 ]
@@ -74,6 +75,8 @@ def outcome(frame: str) -> list[Inbound | Unreadable]:
                     create_request("t", one)
                 case messages.Cancel():
                     cancel_request("t", one)
+                case messages.Beat():
+                    assert len([held_task("t", held) for held in one.task_ids]) == len(one.task_ids)
                 case _:
                     members_of(codec.reply(getattr(one, "id", None)))
         except ProtocolError as error:
@@ -346,7 +349,8 @@ def test_a_transition_is_written_as_it_is(transition: Transition) -> None:
     assert at.endswith("Z")
     assert datetime.fromisoformat(at) == transition.at
     cancel = {"stage": transition.cancel, "reason": transition.reason}
-    assert content == ({} if transition.cancel is None else {"cancel": cancel})
+    forced = {"forced": True} if transition.cancel is CancelStage.FORCED else {}
+    assert content == ({} if transition.cancel is None else {"cancel": cancel, **forced})
 
 
 @SETTINGS
@@ -370,22 +374,27 @@ def test_a_transition_is_written_as_it_is(transition: Transition) -> None:
         cancel=st.none() | st.builds(Cancel, stage=stages, seq=st.integers(1, 9), reason=labels),
         created_at=times,
         updated_at=times,
+        deadline_at=st.none() | times,
         beat_at=st.none() | times,
+        beat_age_ms=st.none() | st.integers(0, 2**53),
+        liveness=st.none() | st.sampled_from(Liveness),
     )
 )
 def test_a_snapshot_is_written_as_it_is(task: Task) -> None:
-    """Every member, null where there is nothing; the tenant and the key stay inside."""
+    """Every member, null where there is nothing, but `forced`; the tenant and the key stay inside."""
     content = members_of(codec.snapshot_frame(task))
     assert set(content) == {"type", "task"}
     shown = content["task"]
     assert shown == json.loads(codec.json_bytes(codec.task_members(task)))
-    for name in ("task_id", "kind", "owner", "status", "seq", "attempt", "progress", "stage", "message"):
+    small = ("task_id", "kind", "owner", "status", "seq", "attempt", "progress", "stage", "message")
+    for name in (*small, "beat_age_ms", "liveness"):
         assert shown.pop(name) == getattr(task, name), name
     for name in ("data", "result", "error"):
         assert shown.pop(name) == read_payload(getattr(task, name))
     cancel = task.cancel and {"stage": task.cancel.stage, "seq": task.cancel.seq, "reason": task.cancel.reason}
     assert shown.pop("cancel") == cancel
-    for name in ("created_at", "updated_at", "beat_at"):
+    assert shown.pop("forced", False) is (task.cancel is not None and task.cancel.stage is CancelStage.FORCED)
+    for name in ("created_at", "updated_at", "deadline_at", "beat_at"):
         at = getattr(task, name)
         text = shown.pop(name)
         assert (text and datetime.fromisoformat(text)) == at
@@ -415,6 +424,12 @@ def test_a_receipt_is_written_as_a_reply(cancel: Cancel | None) -> None:
         "type": "reply", "id": "id", "ok": True, "task_id": "a", "seq": 3, "status": "running", "attempt": 1,
         "repeat": False, **told,
     }  # fmt: skip
+
+
+def test_liveness_is_told_with_the_age_of_the_last_sign() -> None:
+    """No sequence: it is no transition."""
+    frame = codec.liveness_frame("a", Liveness.LATE, 70_123)
+    assert frame == b'{"type":"liveness","task_id":"a","liveness":"late","beat_age_ms":70123}'
 
 
 def test_a_jump_says_from_where_to_where_and_why() -> None:

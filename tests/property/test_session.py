@@ -23,6 +23,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec.structs import replace
 
 from gateway.outbox import Outbox
 from gateway.protocol.effects import Effect, Event, Read, Slot, Want
@@ -31,7 +32,7 @@ from gateway.protocol.messages import WAIT_MS
 from gateway.protocol.session import Session
 from gateway.protocol.subscriptions import Subscriptions
 from ledger.machine import Status
-from ledger.model import CancelRequest, Report, task_key
+from ledger.model import CancelRequest, Head, Key, Report, task_key
 from tests.property.paper_gateway import EPOCH, PING_SECONDS, TENANT, PaperConnection, PaperTasks
 from tests.property.paper_peer import Json, PaperPeer
 
@@ -240,6 +241,28 @@ class SessionMachine(RuleBasedStateMachine):
         """Another client asks for the end."""
         self.connection.commit(CancelRequest(tenant=TENANT, task_id=task_id, reason="why"))
 
+    @rule(task_id=task_ids)
+    def worker_falls_silent(self, task_id: str) -> None:
+        """For longer than its lease."""
+        self.tasks.fall_silent(task_key(TENANT, task_id))
+
+    @rule(task_id=task_ids)
+    def worker_beats(self, task_id: str) -> None:
+        """It is there after all; nothing is written to its task."""
+        self.tasks.late.discard(task_key(TENANT, task_id))
+
+    @rule(some=some_tasks)
+    def hub_looks(self, some: list[str]) -> None:
+        """How workers are; it speaks of it later."""
+        for task_id in some:
+            self.connection.hub_looks(task_key(TENANT, task_id))
+
+    @precondition(lambda self: self.connection.looks)
+    @rule()
+    def hub_tells(self) -> None:
+        """How workers were."""
+        self.connection.hub_tells()
+
     @precondition(lambda self: any(self.connection.live.values()))
     @rule(fate=st.sampled_from(FATES), pick=st.integers(0, 4))
     def hub_brings(self, fate: str, pick: int) -> None:
@@ -370,6 +393,7 @@ class SessionMachine(RuleBasedStateMachine):
             assert interest.position == self.tasks.head(task_key(TENANT, task_id))
             assert interest.phase == ("live" if interest.position else "waiting")
             assert interest.position or (interest.waits_until or 0) > self.now - 3
+            assert interest.late is (task_key(TENANT, task_id) in self.tasks.late)
         for task_id, told in self.peer.attends.items():
             snapshots = self.tasks.snapshots.get(task_key(TENANT, task_id))
             if snapshots and snapshots[-1].status is Status.CANCELLING:
@@ -391,6 +415,8 @@ class SessionMachine(RuleBasedStateMachine):
             connection.live.clear()
             for task_id in TASKS:
                 connection.hint(task_key(TENANT, task_id))
+                connection.hub_looks(task_key(TENANT, task_id))
+            connection.hub_tells()
         while connection.may_read or connection.wants:
             if not connection.wants:
                 connection.begin_read()
@@ -419,7 +445,7 @@ class Walk:
         """So many steps, or until the end."""
         weighted: list[tuple[int, Callable[[], None]]] = [
             (6, self.subscribe), (4, self.speak), (8, self.tick), (16, self.somebody_works), (20, self.hub),
-            (12, self.settle), (12, self.read), (22, self.take),
+            (12, self.settle), (12, self.read), (22, self.take), (8, self.worker),
         ]  # fmt: skip
         weights = [weight for weight, _ in weighted]
         for step in range(steps):
@@ -485,6 +511,17 @@ class Walk:
                 self.task, random.randint(1, 7), random.randint(0, 400), random.choice(STATUSES)
             )
 
+    def worker(self) -> None:
+        """Of some task falls silent or beats; the hub looks at all and says so at once or later."""
+        machine, random = self.machine, self.random
+        machine.worker_falls_silent(self.task)
+        if random.random() < 0.3:
+            machine.worker_beats(self.task)
+        if random.random() < 0.5:
+            machine.hub_looks(list(TASKS))
+        if self.connection.looks and random.random() < 0.7:
+            machine.hub_tells()
+
     def hub(self) -> None:
         """Brings what it has, if it has something."""
         if any(self.connection.live.values()):
@@ -545,6 +582,7 @@ def test_long_lives_keep_the_promises_too(seed: int) -> None:
             raise
     enough("welcome subscribed transition snapshot cancel notice reply ping pong bye")
     assert Totals.saw["gave up waiting"] >= 10
+    assert min(Totals.saw[kind] for kind in ("late told", "live told", "late snapshot")) >= 10
     assert min(Totals.did[kind] for kind in ("dropped", "left out")) >= 10
 
 
@@ -621,6 +659,32 @@ class TakesAnyRead(Subscriptions):
         return super().read(found)
 
 
+class KeepsSilence(Subscriptions):
+    """Fault: nobody is told of a worker that is late."""
+
+    def tell(self) -> list[Effect]:
+        """All frames have left."""
+        self._untold.clear()
+        return []
+
+
+class TellsAtOnce(Subscriptions):
+    """Fault: how a worker is comes before the task is announced, or between what was missed."""
+
+    def tell(self) -> list[Effect]:
+        """All frames have left."""
+        untold, self._untold = self._untold, {}
+        return [self._by_slot[slot].tell() for slot in untold]
+
+
+class BelievesOldNews(Subscriptions):
+    """Fault: what was seen of a worker before its last transition is told after it."""
+
+    def see(self, key: Key, head: Head) -> None:
+        """How a worker is."""
+        super().see(key, replace(head, seq=2**62))
+
+
 class CannotEnd(Session):
     """Fault: after goodbye it goes on."""
 
@@ -655,6 +719,9 @@ FAULTS: Final = {
     "waiting for ever": _with_subscriptions(WaitsForEver),
     "ending too early": _with_subscriptions(EndsTooEarly),
     "another's read": _with_subscriptions(TakesAnyRead),
+    "silence about silence": _with_subscriptions(KeepsSilence),
+    "words too early": _with_subscriptions(TellsAtOnce),
+    "old news": _with_subscriptions(BelievesOldNews),
     "no end": _without_end,
 }
 

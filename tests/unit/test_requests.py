@@ -25,11 +25,12 @@ def test_a_report_says_what_the_message_said() -> None:
     """What was left out is UNSET, null is None, payloads are JSON text."""
     made = report(
         attempt=2, n=3, status="completed", progress=100, stage=None, data={"a": [1]}, result=None, error="x",
-        kind="import", owner="alice",
+        kind="import", owner="alice", lease_ms=100, deadline_ms=1,
     )  # fmt: skip
     assert made == Report(
         tenant="t", task_id="a", attempt=2, n=3, digest=made.digest, status=Status.COMPLETED, progress=100.0,
         stage=None, message=UNSET, data=b'{"a":[1]}', result=b"null", error=b'"x"', kind="import", owner="alice",
+        lease_ms=100, deadline_ms=1,
     )  # fmt: skip
     assert report() == Report(tenant="t", task_id="a")
 
@@ -99,6 +100,7 @@ def test_a_digest_tells_contents_apart_and_nothing_else() -> None:
         {}, {"progress": 0}, {"progress": None}, {"stage": None}, {"stage": ""}, {"message": ""}, {"status": "running"},
         {"cancel": "refused"}, {"cancel": "delivered"}, {"data": None}, {"result": None}, {"error": None},
         {"kind": "x"}, {"owner": "x"}, {"data": "null"}, {"stage": "a"}, {"message": "a"},
+        {"lease_ms": 1_000}, {"lease_ms": 2_000}, {"deadline_ms": 1_000},
     ]  # fmt: skip
     digests = {report(key="k", **content).digest for content in contents}
     assert len(digests) == len(contents)
@@ -120,11 +122,25 @@ def test_without_a_key_the_content_of_a_create_is_its_key() -> None:
     assert plain.idem == plain.digest
     again = create_request("t", messages.Create(id=2, task_id="a", kind="import", data={"a": 1}))
     assert again == plain
-    other = create_request("t", messages.Create(id=1, task_id="a", kind="import", owner="alice"))
-    assert other.idem == other.digest != plain.digest
+    for different in ({"owner": "alice"}, {"lease_ms": 1_000}, {"deadline_ms": 1_000}):
+        other = create_request("t", messages.Create(id=1, task_id="a", kind="import", data={"a": 1}, **different))
+        assert other.idem == other.digest != plain.digest
     keyed = create_request("t", messages.Create(id=1, task_id="a", kind="import", data={"a": 1}, key="k"))
     assert (keyed.digest, keyed.data) == (plain.digest, b'{"a":1}')
     assert keyed.idem != plain.idem
+
+
+@pytest.mark.parametrize(
+    "members",
+    [{"lease_ms": 99}, {"lease_ms": 86_400_001}, {"lease_ms": 1.5}, {"deadline_ms": 0}, {"deadline_ms": 2_592_000_001}],
+)
+def test_a_lease_and_a_deadline_have_bounds(members: dict[str, Any]) -> None:
+    """From a tenth of a second to a day, and up to thirty days; the same for a report and a create."""
+    fits = {"lease_ms": 86_400_000, "deadline_ms": 2_592_000_000}
+    assert (report(**fits).lease_ms, report(**fits).deadline_ms) == (86_400_000, 2_592_000_000)
+    for type_ in (messages.Report, messages.Create):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert({"id": 1, "task_id": "a", **members}, type_)
 
 
 @pytest.mark.parametrize("member", ["kind", "owner", "key"])

@@ -182,7 +182,9 @@ def test_the_ledgers_answers_become_replies() -> None:
 def test_beats_go_by_the_keys_of_their_tasks() -> None:
     """Without a reply; a bad task id is told, with no id to answer to."""
     made = opened()
-    assert ask(made, type="beat", task_ids=["a", "b"]) == [Beats([task_key("tenant", "a"), task_key("tenant", "b")])]
+    held: list[Any] = ["a", {"task_id": "b", "attempt": 3}, {"task_id": "c"}]
+    keys = [task_key("tenant", task_id) for task_id in "abc"]
+    assert ask(made, type="beat", task_ids=held) == [Beats([(keys[0], None), (keys[1], 3), (keys[2], None)])]
     (refused,) = said(ask(made, type="beat", task_ids=["a", "/"]))
     assert (refused["id"], refused["error"]["code"]) == (None, "bad_task_id")
 
@@ -371,7 +373,7 @@ def test_dropped_frames_and_failed_reads_are_read_again() -> None:
     wants = made.subscriptions.due_reads()
     made.read_failed(wants)
     assert made.subscriptions.due_reads() == wants
-    assert len(made.read(tasks.answer(wants, {key: 3}, 10))) == 4
+    assert len(made.read(tasks.answer(wants, {key: tasks.look(key)}, 10))) == 4
     made.rewind((key, False), 2)
     assert made.subscriptions.due_reads() == [Want((key, False), 1)]
 

@@ -14,7 +14,7 @@ from gateway.protocol.messages import Cursor
 from gateway.protocol.subscriptions import READS_AT_ONCE, Subscriptions
 from ledger.machine import Status
 from ledger.model import CancelRequest, Report, task_key
-from tests.property.paper_gateway import PaperTasks
+from tests.property.paper_gateway import SILENT_MS, PaperTasks
 
 EPOCH = "e-1"
 KEY = task_key("tenant", "a")
@@ -44,7 +44,7 @@ class Stage:
     def read(self, *, rows: int = 100, live: Sequence[Event] = ()) -> list[Effect]:
         """Serve what is due once; the live events come after the ledger was read."""
         wants = self.of.due_reads()
-        reads = self.tasks.answer(wants, {want.slot[0]: self.tasks.head(want.slot[0]) for want in wants}, rows)
+        reads = self.tasks.answer(wants, {want.slot[0]: self.tasks.look(want.slot[0]) for want in wants}, rows)
         if live:
             assert self.of.deliver(live) == []
         return [effect for found in reads for effect in self.of.read(found)]
@@ -215,7 +215,7 @@ def test_a_hole_in_the_ledger_is_told_and_passed_over() -> None:
     events = stage.reports(4)
     stage.of.add("tenant", "a", mode="all", cursor=Cursor(EPOCH, 1))
     (want,) = stage.of.due_reads()
-    assert told(stage.of.read(Read(want=want, head=4))) == [subscribed("live", 4, recovered=True)]
+    assert told(stage.of.read(Read(want=want, head=stage.tasks.look(KEY)))) == [subscribed("live", 4, recovered=True)]
     assert stage.of.deliver(events) == []
     assert told(stage.read()) == [
         subscribed("live", 4, recovered=False),
@@ -367,3 +367,144 @@ def test_a_subscription_of_an_ended_task_ends_after_its_snapshot() -> None:
     stage.of.add("tenant", "a", mode="latest")
     assert told(stage.read()) == [subscribed("ended", 1, recovered=False), {"type": "snapshot", "seq": 1}]
     assert stage.of.sweep() == [Unwatch(KEY)]
+
+
+def liveness(word: str, beat_age_ms: int | None = SILENT_MS) -> dict[str, Any]:
+    """The word on the worker of task `a`."""
+    return {"type": "liveness", "task_id": "a", "liveness": word, "beat_age_ms": beat_age_ms}
+
+
+def seen(stage: Stage) -> None:
+    """The hub has looked at task `a`, and tells."""
+    head = stage.tasks.look(KEY)
+    assert head is not None
+    stage.of.see(KEY, head)
+
+
+def has_words(stage: Stage) -> bool:
+    """Whether there is something to tell."""
+    return stage.of.has_words
+
+
+@pytest.mark.parametrize("mode", ["all", "latest"])
+def test_a_worker_that_falls_silent_is_told_once_and_again_when_it_is_back(mode: Any) -> None:
+    """When all frames have left; what changes to and fro until then is not told at all."""
+    stage = Stage()
+    stage.reports(2)
+    stage.of.add("tenant", "a", mode=mode)
+    assert told(stage.read()) == [subscribed("live", 2, recovered=False), {"type": "snapshot", "seq": 2}]
+    seen(stage)
+    assert not has_words(stage)
+    stage.tasks.fall_silent(KEY)
+    seen(stage)
+    assert has_words(stage)
+    assert told(stage.of.tell()) == [liveness("late")]
+    seen(stage)
+    assert not has_words(stage)
+    assert stage.of.tell() == []
+    stage.tasks.late.clear()
+    seen(stage)
+    stage.tasks.fall_silent(KEY)
+    seen(stage)
+    assert stage.of.tell() == []
+    stage.tasks.late.clear()
+    seen(stage)
+    assert told(stage.of.tell()) == [liveness("live", 0)]
+
+
+@pytest.mark.parametrize("mode", ["all", "latest"])
+def test_a_transition_is_a_sign_of_life_and_a_cancel_request_is_none(mode: Any) -> None:
+    """After it the client takes the worker for alive without another word; a snapshot says so itself."""
+    stage = Stage()
+    stage.report()
+    stage.of.add("tenant", "a", mode=mode)
+    stage.read()
+    stage.tasks.fall_silent(KEY)
+    seen(stage)
+    stage.of.tell()
+    (asked,) = stage.of.deliver([stage.cancel()])
+    assert isinstance(asked, Deliver)
+    assert json.loads(asked.frame).get("task", {}).get("liveness") == ("late" if mode == "latest" else None)
+    seen(stage)
+    assert not has_words(stage)
+    (refused,) = stage.of.deliver([stage.report(cancel="refused")])
+    assert isinstance(refused, Deliver)
+    assert json.loads(refused.frame).get("task", {}).get("liveness") == ("live" if mode == "latest" else None)
+    seen(stage)
+    assert not has_words(stage)
+    stage.tasks.fall_silent(KEY)
+    seen(stage)
+    assert told(stage.of.tell()) == [liveness("late")]
+
+
+def test_who_joins_late_is_told_by_the_snapshot_and_who_resumes_by_a_word_behind_what_was_missed() -> None:
+    """A transition that was missed is no sign of life now."""
+    stage = Stage()
+    stage.reports(3)
+    stage.tasks.fall_silent(KEY)
+    stage.of.add("tenant", "a", mode="all")
+    (_, snapshot) = stage.read()
+    assert isinstance(snapshot, Send)
+    assert json.loads(snapshot.frame)["task"]["liveness"] == "late"
+    assert stage.of.tell() == []
+    for latest in (False, True):
+        stage.of.add("tenant", "a", mode="latest" if latest else "all", cursor=Cursor(EPOCH, 3))
+        assert told(stage.read()) == [subscribed("live", 3, recovered=True)]
+        assert told(stage.of.tell()) == [liveness("late")]
+    stage.of.add("tenant", "a", mode="all", cursor=Cursor(EPOCH, 1))
+    assert seqs(stage.read(rows=1)) == [2]
+    assert not has_words(stage)
+    assert stage.of.tell() == []
+    assert seqs(stage.read(rows=1)) == [3]
+    assert told(stage.of.tell()) == [liveness("late")]
+
+
+def test_no_word_comes_before_the_announcement_nor_to_whom_it_does_not_concern() -> None:
+    """Not while the first read is under way, not to the worker itself, not of a task that is not watched."""
+    stage = Stage()
+    stage.report()
+    stage.tasks.fall_silent(KEY)
+    seen(stage)
+    stage.of.add("tenant", "a", mode="cancels")
+    stage.read()
+    seen(stage)
+    assert stage.of.tell() == []
+    stage.of.add("tenant", "a", mode="all", cursor=Cursor(EPOCH, 1))
+    wants = stage.of.due_reads()
+    seen(stage)
+    assert not has_words(stage)
+    assert stage.of.tell() == []
+    stage.of.read_failed(wants)
+    assert stage.of.tell() == []
+    assert told(stage.read()) == [subscribed("live", 1, recovered=True)]
+    assert told(stage.of.tell()) == [liveness("late")]
+
+
+def test_what_was_seen_before_a_transition_is_no_news_after_it() -> None:
+    """It comes late from the ledger; the next look will tell."""
+    stage = Stage()
+    stage.report()
+    stage.of.add("tenant", "a", mode="all")
+    wants = stage.of.due_reads()
+    stage.tasks.fall_silent(KEY)
+    (late,) = stage.tasks.answer(wants, {}, 10)
+    assert late.head is not None
+    assert stage.of.deliver([stage.report()]) == []
+    assert seqs(stage.of.read(late)) == [2]
+    assert not has_words(stage)
+    stage.of.see(KEY, late.head)
+    assert not has_words(stage)
+
+
+def test_a_task_that_has_ended_has_no_worker_to_speak_of() -> None:
+    """Its last transition says it all."""
+    stage = Stage()
+    stage.report()
+    stage.of.add("tenant", "a", mode="all", cursor=Cursor(EPOCH, 1))
+    stage.read()
+    stage.tasks.fall_silent(KEY)
+    seen(stage)
+    stage.of.deliver([stage.report(status=Status.COMPLETED)])
+    seen(stage)
+    assert not has_words(stage)
+    assert stage.of.tell() == []
