@@ -512,11 +512,13 @@ class Walk:
             )
 
     def worker(self) -> None:
-        """Of some task falls silent or beats; the hub looks at all and says so at once or later."""
+        """Of some task falls silent, or all are back; the hub looks at all and says so at once or later."""
         machine, random = self.machine, self.random
-        machine.worker_falls_silent(self.task)
-        if random.random() < 0.3:
-            machine.worker_beats(self.task)
+        if random.random() < 0.6:
+            machine.worker_falls_silent(self.task)
+        else:
+            for task_id in TASKS:
+                machine.worker_beats(task_id)
         if random.random() < 0.5:
             machine.hub_looks(list(TASKS))
         if self.connection.looks and random.random() < 0.7:
@@ -582,7 +584,7 @@ def test_long_lives_keep_the_promises_too(seed: int) -> None:
             raise
     enough("welcome subscribed transition snapshot cancel notice reply ping pong bye")
     assert Totals.saw["gave up waiting"] >= 10
-    assert min(Totals.saw[kind] for kind in ("late told", "live told", "late snapshot")) >= 10
+    assert min(Totals.saw[kind] for kind in ("late told", "live told", "late snapshot")) >= 5
     assert min(Totals.did[kind] for kind in ("dropped", "left out")) >= 10
 
 
