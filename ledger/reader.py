@@ -1,4 +1,4 @@
-"""Everything that is read from the ledger for people: snapshots, replays, history. Writes nothing, remembers nothing.
+"""Everything that is read from the ledger for people: snapshots, replays, history. Writes nothing, remembers no task.
 
 All methods raise `Unavailable` when the database cannot be reached within the read lane's limits.
 """
@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import asyncpg
 
+from ledger.epoch import History, Loss
 from ledger.errors import OutcomeUnknown, Unavailable
 from ledger.machine import Status
 from ledger.model import Head, Key, Task, Transition, task_key
@@ -28,9 +29,13 @@ _NEWEST = (datetime.max.replace(tzinfo=UTC), "f" * 32)
 
 
 class Reader:
-    """Reads through one lane of connections. `lease_ms` is the lease of tasks whose worker named none."""
+    """Reads through one lane of connections. `lease_ms` is the lease of tasks whose worker named none.
 
-    def __init__(self, lane: Lane, *, lease_ms: int) -> None:
+    `history` hears the epoch of all that is read, before the caller does.
+    """
+
+    def __init__(self, lane: Lane, *, lease_ms: int, history: History | None = None) -> None:
+        self.of_history = history or History()
         self._lane = lane
         self._lease_ms = lease_ms
 
@@ -50,7 +55,7 @@ class Reader:
     async def heads(self, keys: Sequence[Key]) -> dict[Key, Head]:
         """How far each of the tasks has come; those that do not exist are missing."""
         rows = await self._fetch("sequences", list(keys), self._lease_ms)
-        return {row["key"].hex: head_of(row) for row in rows}
+        return {row["key"].hex: head_of(row) for row in rows if row["key"] is not None}
 
     async def replay(self, cursors: Sequence[tuple[Key, int]], *, limit: int = REPLAY_ROWS) -> list[Transition]:
         """The transitions after each (key, sequence), task by task in the order given, each task's in sequence.
@@ -88,8 +93,16 @@ class Reader:
         )
         return [task_of(row) for row in rows]
 
+    async def rewound(self, loss: Loss) -> None:
+        """What was read before is not there any more; see `History.rewound`."""
+        await self.of_history.rewound(self._lane.fetch, loss)
+
     async def _fetch(self, name: str, *arguments: object) -> list[asyncpg.Record]:
+        asked_in = self.of_history.epoch
         try:
-            return await self._lane.fetch(query(name), *arguments)
+            rows = await self._lane.fetch(query(name), *arguments)
         except OutcomeUnknown as error:  # a read has no outcome that matters
             raise Unavailable(error.sentence, reason=error.reason, retry_after_ms=error.retry_after_ms) from error
+        if rows and not self.of_history.note(rows[0]["epoch"], asked_in):
+            raise Unavailable("The ledger's history has changed; ask again.", reason="epoch_changed")
+        return rows

@@ -19,6 +19,7 @@ import structlog
 
 from ledger.arguments import advance_arguments, append_arguments, heads_arguments
 from ledger.batch import Answer, Entry, Fold, Found, Growth, Outcome, fold, transitions_of
+from ledger.epoch import History
 from ledger.errors import Busy, LedgerError, OutcomeUnknown, Refused, Unavailable
 from ledger.literals import NotJson
 from ledger.machine import TERMINAL
@@ -73,9 +74,10 @@ class Pending(Entry, eq=False, kw_only=True):
 class Shard:
     """One connection, one loop, and the heads of the tasks that passed through it lately."""
 
-    def __init__(self, lane: Lane, listener: Listener, batch_limit: int, patience: Patience) -> None:
+    def __init__(self, lane: Lane, listener: Listener, batch_limit: int, patience: Patience, history: History) -> None:
         self._connection = lane.hold("writer")
         self._patience = patience
+        self._history = history
         self._listener = listener
         self._batch_limit = batch_limit
         self._queue: deque[Pending] = deque()
@@ -181,19 +183,23 @@ class Shard:
 
         Raises `Unavailable` or `OutcomeUnknown`; entries that were settled before that are answered.
         """
+        epoch = self._history.epoch
         decided = fold(batch, self._heads, {})
         try:
             if decided.stale:
                 found = await self._read([entry for entry in batch if entry.key in decided.stale])
+                if epoch and epoch != self._history.epoch:
+                    return list(batch)  # what was remembered is of another history
+                epoch = self._history.epoch
                 decided = fold(batch, self._heads, found)
             for key, answers in decided.answers.items():
                 if key not in decided.growth:
                     self._answer(answers)
             progress, rest = _apart(decided.growth)
             if progress:
-                await self._write(decided, progress, "advance", advance_arguments(progress))
+                await self._write(decided, progress, "advance", advance_arguments(progress), epoch)
             if rest:
-                await self._write(decided, rest, "append", append_arguments(rest, self._patience))
+                await self._write(decided, rest, "append", append_arguments(rest, self._patience), epoch)
         except Refused as error:
             return await self._refused(batch, error)
         except NotJson as error:
@@ -202,24 +208,44 @@ class Shard:
             if error.reason != "statement_timeout" or len(batch) == 1:
                 raise
             return await self._in_halves(batch)  # it is the batch that takes too long
-        return [entry for entry in batch if not entry.done and entry.key in decided.growth]
+        return [entry for entry in batch if not entry.done]
 
     async def _write(
-        self, decided: Fold[Pending], growth: Mapping[Key, Growth[Pending]], name: str, arguments: Sequence[str]
+        self,
+        decided: Fold[Pending],
+        growth: Mapping[Key, Growth[Pending]],
+        name: str,
+        arguments: Sequence[str],
+        epoch: str,
     ) -> None:
-        """Append what grows with one statement, and settle it."""
+        """Append what grows with one statement, in the epoch of the decision, and settle it."""
         try:
-            (row,) = await self._connection.fetch(query(name), *arguments)
+            (row,) = await self._connection.fetch(query(name), *arguments, epoch or None)
         except (OutcomeUnknown, asyncio.CancelledError):
             # Cancelled at the end of `close`, it may have been sent as well.
-            for grown in growth.values():
-                for entry, change in grown.changes:
-                    # The first place of several: any of the statements sent may be the one that commits.
-                    entry.sent_seq = min(entry.sent_seq or change.step.seq, change.step.seq)
-            self._heads.clear()
+            self._note_sent(growth, epoch)
             raise
+        if not self._history.note(row["epoch"], epoch):
+            # Written, but the history has changed since: whether it has come along is found out as after a lost answer.
+            self._note_sent(growth, epoch)
+            return
         applied = growth if row["applied"] is None else {key.hex for key in row["applied"]}
-        self._settle(growth, decided, applied, row["at"])
+        self._settle(growth, decided, applied, row["at"], epoch)
+
+    def _note_sent(self, growth: Mapping[Key, Growth[Pending]], epoch: str) -> None:
+        """These may have been written.
+
+        They are looked for by their digest from the first place of several on, as any of the statements sent may be the
+        one that commits. Also after a rewind: no statement writes in another epoch than that of its decision, so if it
+        is in the new history, then as a part of the old one that was kept, and at that place.
+        """
+        for key, grown in growth.items():
+            self._history.expect(epoch, key, grown.expected)
+            for entry, change in grown.changes:
+                entry.sent_seq = min(entry.sent_seq or change.step.seq, change.step.seq)
+        for key, state in self._heads.items():
+            self._history.expect(epoch, key, state.seq)
+        self._heads.clear()
 
     async def _refused(self, batch: Sequence[Pending], error: Refused) -> list[Pending]:
         """The database refuses something in the batch: halve it until the culprit stands alone."""
@@ -244,6 +270,7 @@ class Shard:
         decided: Fold[Pending],
         applied: Container[Key],
         at: datetime,
+        epoch: str,
     ) -> None:
         """After a commit: remember, tell the listener, then answer.
 
@@ -258,6 +285,7 @@ class Shard:
                 self._heads.pop(key, None)
                 for entry, _ in grown.changes:
                     entry.must_read = True
+                self._history.expect(epoch, key, grown.expected)
                 continue
             self._remember(key, grown.state)
             heads.append((key, grown.state.seq))
@@ -303,10 +331,13 @@ class Shard:
             self._heads.popitem(last=False)
 
     async def _read(self, entries: Sequence[Pending]) -> dict[Pending, Found]:
+        asked_in = self._history.epoch
         try:
             rows = await self._connection.fetch(query("heads"), *heads_arguments(entries))
         except OutcomeUnknown as error:  # nothing was written by a read
             raise Unavailable(error.sentence, reason=error.reason, retry_after_ms=error.retry_after_ms) from error
+        if not self._history.note(rows[0]["epoch"], asked_in):
+            raise Unavailable("The ledger's history has changed.", reason="epoch_changed")
         found: dict[Pending, Found] = {}
         for row in rows:
             entry = entries[row["ord"]]
@@ -314,6 +345,8 @@ class Shard:
             if state is not None and (state.tenant, state.task_id) != (entry.request.tenant, entry.request.task_id):
                 raise AssertionError("two tasks with one key: sha256 has collided")
             found[entry] = Found(state=state, prior=prior_of(row))
+            if (known := self._history.lost(entry.key, 0 if state is None else state.seq)) is not None:
+                await self._history.rewound(self._connection.fetch, known)
         return found
 
 

@@ -17,6 +17,7 @@ from itertools import count
 from typing import Final
 
 from ledger.batch import Answer, Outcome
+from ledger.epoch import History
 from ledger.errors import Busy, LedgerError, Unavailable
 from ledger.model import Patience, Request, task_key
 from ledger.pool import Lane
@@ -33,6 +34,7 @@ class Writer:
 
     Limits: `queue_limit` requests waiting in all (then `Busy`), `queue_wait_seconds` for a request that cannot be sent,
     `batch_limit` requests in a statement. `patience` says when the reaper must look at a task.
+    `history` hears the epoch of all that is read and written.
     """
 
     def __init__(
@@ -45,11 +47,14 @@ class Writer:
         queue_wait_seconds: float,
         batch_limit: int,
         patience: Patience,
+        history: History | None = None,
     ) -> None:
+        history = history or History()
+        history.listen(self.forget)
         self._high_water = queue_limit
         self._low_water = int(self._high_water * LOW_WATER)
         self._queue_wait_seconds = queue_wait_seconds
-        self._shards = [Shard(lane, listener, batch_limit, patience) for _ in range(shards)]
+        self._shards = [Shard(lane, listener, batch_limit, patience, history) for _ in range(shards)]
         self._full = False
         self._closing = False
         # What marks the transitions of requests that have no digest, in every try: unique, and cheaper than uuid4.

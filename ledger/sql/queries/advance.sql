@@ -1,9 +1,13 @@
 -- Group commit of progress: one transition for each of many running tasks. One statement, one commit.
 --
 -- Array literals, one element per task, sorted by key: two batches cannot deadlock. $9 is joined by the unit separator.
--- A task whose sequence is not the one before `seq` has moved on since the decision; nothing of it is written.
+-- A task whose sequence is not the one before `seq` has moved on since the decision; nothing of it is written. Nor is
+-- anything where the ledger's history is no more the one of the decision: $10, null when it is not known yet.
 -- `applied` is null when all were applied, else the keys of those that were.
-with step as materialized (
+with history as materialized (
+    select epoch, $10::text is null or epoch = $10 as same from ledger.epoch
+),
+step as materialized (
     select *
     from unnest(
         $1::text::uuid[], $2::text::bigint[], $3::text::integer[], $4::text::integer[],
@@ -16,7 +20,7 @@ grown as (
     set seq = s.seq, n = coalesce(s.n, t.n), progress = s.progress, stage = s.stage, message = s.message,
         data_seq = case when s.data is null then t.data_seq else s.seq end, updated_at = now(), beat_at = now()
     from step s
-    where t.key = s.key and t.seq = s.seq - 1
+    where t.key = s.key and t.seq = s.seq - 1 and (select same from history)
     returning s.*
 ),
 noted as (
@@ -26,5 +30,5 @@ noted as (
     returning key
 )
 select
-    now() as at,
+    now() as at, (select epoch from history),
     case when (select count(*) from noted) < (select count(*) from step) then array(select key from noted) end as applied

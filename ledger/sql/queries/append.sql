@@ -3,10 +3,13 @@
 --
 -- Array literals. $1..$24: one element per task, sorted by key. `expected` is the sequence the decision was made at (0:
 -- no row yet), `heard` whether a worker spoke, `due_ms` when the reaper must look (negative: no more).
--- $25..$39: one element per transition; payloads are joined by the unit separator.
+-- $25..$39: one element per transition; payloads are joined by the unit separator. $40 is the epoch, as in advance.sql.
 -- A task that has moved on since the decision is left alone, and nothing of it is written. New tasks first, then existing
 -- ones, each in key order: two batches cannot deadlock. `applied` as in advance.sql.
-with head as materialized (
+with history as materialized (
+    select epoch, $40::text is null or epoch = $40 as same from ledger.epoch
+),
+head as materialized (
     select *
     from unnest(
         $1::text::uuid[], $2::text::bigint[], $3::text::text[], $4::text::text[], $5::text::text[], $6::text::text[],
@@ -31,7 +34,7 @@ born as (
         case when due_ms >= 0 then now() + due_ms * interval '1 ms' end,
         case when heard then now() end
     from head
-    where expected = 0
+    where expected = 0 and (select same from history)
     on conflict (key) do nothing
     returning key
 ),
@@ -50,7 +53,7 @@ grown as (
         updated_at = now(),
         beat_at = case when h.heard then now() else t.beat_at end
     from head h
-    where h.expected > 0 and t.key = h.key and t.seq = h.expected
+    where h.expected > 0 and t.key = h.key and t.seq = h.expected and (select same from history)
     returning t.key
 ),
 applied as (
@@ -76,7 +79,7 @@ noted as (
     where case when s.key in (select key from applied) then true end -- looked up by hash; as a join it would be a loop
 )
 select
-    now() as at,
+    now() as at, (select epoch from history),
     case
         when (select count(*) from applied) < (select count(*) from head) then array(select key from applied)
     end as applied

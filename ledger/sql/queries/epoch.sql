@@ -1,1 +1,1 @@
-select epoch from ledger.epoch
+select epoch, started_at from ledger.epoch

@@ -1,7 +1,7 @@
 -- A tenant's tasks, newest first. $2 owner, $3 statuses, $4 kind: null for all. $5, $6: after this row, $7 so many. $8 as in
 -- snapshots.sql.
 select
-    t.key, t.tenant, t.task_id, t.kind, t.owner, t.status, t.seq, t.attempt, t.progress, t.stage, t.message,
+    (select epoch from ledger.epoch), t.key, t.tenant, t.task_id, t.kind, t.owner, t.status, t.seq, t.attempt, t.progress, t.stage, t.message,
     d.data, r.result, e.error, t.cancel_stage, t.cancel_seq, t.cancel_reason, t.created_at, t.updated_at, t.beat_at,
     t.deadline_at, (extract(epoch from clock_timestamp() - t.beat_at) * 1000)::bigint as beat_age_ms,
     coalesce(clock_timestamp() > t.beat_at + coalesce(t.lease_ms, $8::integer) * interval '1 ms', false) as late

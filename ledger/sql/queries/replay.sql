@@ -20,7 +20,9 @@ measured as (
         row_number() over (order by ord, seq) as place
     from page
 )
-select key, task_id, seq, status, attempt, progress, stage, message, data, result, error, cancel, reason, at
+select
+    (select epoch from ledger.epoch), key, task_id, seq, status, attempt, progress, stage, message, data, result, error,
+    cancel, reason, at
 from measured
 where bytes <= $5 or place = 1
 order by ord, seq
