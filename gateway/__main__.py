@@ -1,4 +1,4 @@
-"""The command line: `ledgerwire serve | migrate | healthcheck`.
+"""The command line: `ledgerwire serve | migrate | epoch | healthcheck`.
 
 Exit status: 0 all went well · 1 not healthy · 69 something it needs is not there (database, port) · 78 wrong setting.
 """
@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from gateway import runtime
 from gateway.settings import DEFAULT_PORT, LOG_LEVELS, GatewaySettings
 from gateway.telemetry import configure_logging
+from ledger import epoch
 from ledger.embedded import EmbeddedPostgres
 from ledger.errors import LedgerError
 from ledger.migrate import migrate, pending
@@ -38,6 +39,18 @@ _EPILOG: Final = """\
 Every option has an environment variable: LEDGERWIRE_HOST, LEDGERWIRE_PORT, LEDGERWIRE_ALLOWED_ORIGINS,
 LEDGERWIRE_TOKEN_FILE, LEDGERWIRE_LOG_LEVEL, LEDGERWIRE_DATA_DIR; the database is DATABASE_URL.
 Pools and time-outs: docs/operations.md.
+"""
+_EPOCH: Final = """\
+The epoch names the ledger's history. Give it a new one (`ledgerwire epoch new`) whenever commits were taken back:
+
+  after restoring a backup,
+  after a point-in-time recovery,
+  after a failover that lost commits.
+
+Best before a gateway sees the rewound database. Running gateways notice within two seconds; they end every session
+with `bye` epoch_changed, and the clients come back and are told where their streams have jumped to. It is harmless
+when it was not needed. The database is LEDGERWIRE_DIRECT_DATABASE_URL or DATABASE_URL, else the own PostgreSQL of a
+gateway that is stopped.
 """
 
 
@@ -84,6 +97,16 @@ def _parser() -> argparse.ArgumentParser:
     migrate_ = commands.add_parser("migrate", help="bring the schema in DATABASE_URL up to date")
     migrate_.add_argument("--check", action="store_true", help="change nothing; exit 1 when something is missing")
     migrate_.set_defaults(run=_migrate)
+
+    epoch_ = commands.add_parser(
+        "epoch",
+        help="show or renew the identity of the ledger's history: renew it after restoring a backup",
+        description=_EPOCH,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    epoch_.add_argument("action", choices=("show", "new"), help="show the epoch, or begin a new one")
+    epoch_.add_argument("--data-dir", type=Path, metavar="FOLDER", help="where its own PostgreSQL keeps its data")
+    epoch_.set_defaults(run=_epoch)
 
     health = commands.add_parser("healthcheck", help="exit 0 when a gateway is alive, else 1 and say why")
     health.add_argument("--ready", action="store_true", help="ask whether it can serve: no in a database outage")
@@ -133,6 +156,21 @@ def _migrate(options: argparse.Namespace) -> int:
     if not todo:
         print("up to date")  # noqa: T201 - for a person
     return 1 if options.check and todo else 0
+
+
+def _epoch(options: argparse.Namespace) -> int:
+    settings = LedgerSettings.from_environment(os.environ)
+    with ExitStack() as stack:
+        dsn = settings.direct_database_url or settings.database_url
+        if dsn is None:
+            dsn = stack.enter_context(EmbeddedPostgres.start(options.data_dir or settings.data_dir)).dsn
+        if options.action == "show":
+            found = asyncio.run(epoch.show(settings, dsn))
+            print(f"{found.name} since {found.started_at:%Y-%m-%dT%H:%M:%SZ}")  # noqa: T201 - for a person
+        else:
+            begun = asyncio.run(epoch.begin(settings, dsn))
+            print(f"{begun.before} -> {begun.name}")  # noqa: T201 - for a person
+    return 0
 
 
 def _healthcheck(options: argparse.Namespace) -> int:
