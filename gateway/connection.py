@@ -17,6 +17,7 @@ from typing import Final, Protocol
 import structlog
 
 from gateway.auth import Principal
+from gateway.hub import BEGUN_ANEW
 from gateway.outbox import Outbox, OutboxFull
 from gateway.protocol.effects import (
     Authenticate,
@@ -101,6 +102,8 @@ class Connection:
     async def run(self) -> None:
         """Send what the session has to say until it ends or the peer is gone. Always leaves nothing behind."""
         self._services.hub.join(self)
+        if self.session.epoch != self._services.epoch:  # changed since this connection was made
+            self.notice(BEGUN_ANEW)
         self._arm_timer()
         try:
             await self._send()
@@ -161,7 +164,7 @@ class Connection:
 
     def notice(self, kind: str) -> None:
         """The state of the ledger has changed."""
-        self._do(self.session.notice(kind))
+        self._do(self.session.begin_anew() if kind == BEGUN_ANEW else self.session.notice(kind))
 
     # Effects
 

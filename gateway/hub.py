@@ -19,6 +19,7 @@ import structlog
 from gateway.bus.port import Bus, Hint
 from gateway.protocol.codec import transition_frame
 from gateway.protocol.effects import Event
+from ledger.epoch import Loss
 from ledger.errors import LedgerError
 from ledger.machine import TERMINAL, Liveness
 from ledger.model import Head, Key, Transition
@@ -31,6 +32,9 @@ REREAD_SECONDS: Final = 1.0
 TASKS_PER_READ: Final = 1_000
 STOPPING: Final = "stopping"
 """A notice for whoever waits on this node, never sent to a client: the node goes."""
+BEGUN_ANEW: Final = "begun_anew"
+"""The same: the ledger's history is another one, and what was sent is no beginning of it."""
+_NO_TASK: Final = "0" * 32
 
 
 class Watcher(Protocol):
@@ -43,7 +47,9 @@ class Watcher(Protocol):
         """The worker of a watched task is late, or no longer."""
 
     def notice(self, kind: str) -> None:
-        """The ledger cannot be reached (`degraded`), can again (`restored`), or the node goes (`STOPPING`)."""
+        """The ledger cannot be reached (`degraded`), can again (`restored`), has another history (`BEGUN_ANEW`), or the
+        node goes (`STOPPING`).
+        """
 
 
 class _Topic:
@@ -62,6 +68,8 @@ class Hub:
 
     def __init__(self, reader: Reader, bus: Bus) -> None:
         self._reader = reader
+        self._history = reader.of_history
+        self._history.listen(self.begin_anew)
         self._bus = bus
         self._topics: dict[Key, _Topic] = {}
         self._everyone: set[Watcher] = set()
@@ -138,6 +146,14 @@ class Hub:
 
     # From the ledger
 
+    def begin_anew(self) -> None:
+        """The history is another one: forget what was forwarded, and tell everyone."""
+        log.warning("sessions_ended_by_epoch", connections=len(self._everyone), topics=len(self._topics))
+        self._topics.clear()
+        self._behind.clear()
+        for watcher in list(self._everyone):
+            watcher.notice(BEGUN_ANEW)
+
     async def run(self) -> None:
         """Re-read watched tasks regularly, and at once where something is known to be missing. Ends when cancelled."""
         loop = asyncio.get_running_loop()
@@ -166,15 +182,19 @@ class Hub:
             await asyncio.sleep(REREAD_SECONDS / 4)  # a failing ledger is not asked in a tight loop
 
     async def _compare(self) -> None:
-        """Ask the ledger how far the watched, unfinished tasks have come."""
-        keys = [key for key, topic in self._topics.items() if not topic.ended and topic.seq is not None]
-        if not self._everyone and not self._topics and not self.degraded:
-            return
-        for some in _slices(keys or ["0" * 32], TASKS_PER_READ):  # with nothing to ask, ask whether it is there
-            for key, head in (await self._reader.heads(some)).items():
-                topic = self._topics.get(key)
-                if topic is not None:
-                    self._compare_one(key, topic, head)
+        """Ask the ledger how far the watched, unfinished tasks have come, and whether its history is still the same."""
+        epoch = self._history.epoch
+        forwarded = {key: topic.seq for key, topic in self._topics.items() if not topic.ended and topic.seq is not None}
+        for some in _slices([*forwarded] or [_NO_TASK], TASKS_PER_READ):
+            heads = await self._reader.heads(some)
+            if self._history.epoch != epoch:
+                break
+            for key in some:
+                known, found = forwarded.get(key, 0), heads[key].seq if key in heads else 0
+                if found < known:  # it was committed before it was asked for
+                    await self._reader.rewound(Loss(key, known, found))
+                if (topic := self._topics.get(key)) is not None and key in heads:
+                    self._compare_one(key, topic, heads[key])
         self._set_degraded(False)
 
     async def _fill(self) -> None:
@@ -187,11 +207,14 @@ class Hub:
                 cursors.append((key, topic.seq))
         if not cursors:
             return
+        epoch = self._history.epoch
         try:
             page = await self._reader.replay(cursors)
         except LedgerError:
             self._behind.update(dict.fromkeys(key for key, _ in cursors))
             raise
+        if self._history.epoch != epoch:
+            return  # the cursors are of another history
         for key, group in groupby(page, key=_key_of):
             topic = self._topics.get(key)
             if topic is None or topic.seq is None:

@@ -48,7 +48,7 @@ class Reading:
         effects: Sequence[Effect] = ()
         try:
             reads = await answer(self._services.reader, wants)
-            for read in reads:
+            for read in reads if not session.closed else ():  # else they may be of another history
                 self._services.hub.seen(read.want.slot[0], read.head)
             effects = session.read(reads)
         except LedgerError as error:

@@ -29,6 +29,7 @@ from gateway.hub import STOPPING, Hub
 from gateway.protocol.errors import SHUTTING_DOWN
 from gateway.services import Services
 from gateway.settings import GatewaySettings
+from ledger.epoch import History
 from ledger.errors import Unavailable
 from ledger.leases import Beats
 from ledger.migrate import migrate
@@ -107,14 +108,16 @@ async def running(settings: GatewaySettings, dsn: str) -> AsyncIterator[int]:
         stack.push_async_callback(pools.close)
         await _look_at_database(pools)
         lease_ms = settings.ledger.patience.lease_ms
-        reader = Reader(pools.read, lease_ms=lease_ms)
+        history = History()
+        reader = Reader(pools.read, lease_ms=lease_ms, history=history)
+        await reader.epoch()
         bus = LocalBus()
         hub = Hub(
-            Reader(pools.control, lease_ms=lease_ms), bus
+            Reader(pools.control, lease_ms=lease_ms, history=history), bus
         )  # clients' reads must not keep it from looking after everybody
         await bus.start(hub.hinted)
         stack.push_async_callback(bus.close)
-        writer = _writer(pools, hub, settings.ledger)
+        writer = _writer(pools, hub, history, settings.ledger)
         writer.start()
         stack.push_async_callback(writer.close, settings.drain_seconds / 2)
         reaper = Reaper(writer, settings.ledger, settings.ledger.direct_database_url or dsn)
@@ -130,7 +133,7 @@ async def running(settings: GatewaySettings, dsn: str) -> AsyncIterator[int]:
             reader=reader,
             beats=beats,
             authenticator=who,
-            epoch=await reader.epoch(),
+            history=history,
             ping_interval_seconds=settings.ping_interval_seconds,
             max_connections=settings.max_connections,
         )
@@ -191,7 +194,7 @@ class _Drain:
         log.info("drained", connections=len(connections), left=len(self._hub.everyone), topics=self._hub.topics)
 
 
-def _writer(pools: Pools, hub: Hub, settings: LedgerSettings) -> Writer:
+def _writer(pools: Pools, hub: Hub, history: History, settings: LedgerSettings) -> Writer:
     return Writer(
         pools.write,
         hub,
@@ -200,6 +203,7 @@ def _writer(pools: Pools, hub: Hub, settings: LedgerSettings) -> Writer:
         queue_wait_seconds=settings.queue_wait_seconds,
         batch_limit=settings.batch_limit,
         patience=settings.patience,
+        history=history,
     )
 
 

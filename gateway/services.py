@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from gateway.auth import Authenticator
 from gateway.hub import Hub
+from ledger.epoch import History
 from ledger.leases import Beats
 from ledger.reader import Reader
 from ledger.writer import Writer
@@ -19,6 +20,11 @@ class Services(Struct, frozen=True, kw_only=True):
     reader: Reader
     beats: Beats
     authenticator: Authenticator
-    epoch: str
+    history: History
     ping_interval_seconds: float
     max_connections: int
+
+    @property
+    def epoch(self) -> str:
+        """The identity of the ledger's history, as of the last answer of the ledger."""
+        return self.history.epoch

@@ -184,9 +184,9 @@ async def poll(request: web.Request) -> web.Response:
     seen = request.query.get("after", "").split(",") if request.query.get("after") else ["0"] * len(ids)
     if len(seen) != len(ids) or not all(re.fullmatch(r"\d{1,18}", seq, re.ASCII) for seq in seen):
         raise ProtocolError("bad_request", "`after` has one sequence per id, in the same order.")
-    same_history = request.query.get("epoch", services.epoch) == services.epoch
     keys = [task_key(tenant, task_id) for task_id in ids]
     found = {task.key: task for task in await services.reader.tasks(keys)}
+    same_history = request.query.get("epoch", services.epoch) == services.epoch
     polled: list[dict[str, object]] = []
     for task_id, key, seq in zip(ids, keys, seen, strict=True):
         known = found.get(key)

@@ -97,6 +97,7 @@ TOO_SLOW: Final = Bye(4002, "too_slow", "You take nothing of what is sent; recon
 HELLO_TIMEOUT: Final = Bye(4003, "hello_timeout", "Send hello within 5 seconds of connecting.")
 OVERLOADED: Final = Bye(4004, "overloaded", "This server has too many connections; try again.", retry_after_ms=5000)
 INTERNAL: Final = Bye(4005, "internal", "The server has failed on this connection; reconnect.", retry_after_ms=1000)
+EPOCH_CHANGED: Final = Bye(4006, "epoch_changed", "The ledger was rewound; reconnect and show your cursor.")
 UNAUTHENTICATED: Final = Bye(4501, "unauthenticated", "Send a valid token in hello.")
 UNSUPPORTED_VERSION: Final = Bye(4502, "unsupported_version", "This server speaks version 1 of the protocol.")
 PROTOCOL_ERROR: Final = Bye(4503, "protocol_error", "Too many unreadable frames; see docs/protocol.md.")
@@ -109,6 +110,7 @@ BYES: Final = (
     HELLO_TIMEOUT,
     OVERLOADED,
     INTERNAL,
+    EPOCH_CHANGED,
     UNAUTHENTICATED,
     UNSUPPORTED_VERSION,
     PROTOCOL_ERROR,

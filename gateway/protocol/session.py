@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
+from msgspec.structs import replace
+
 from gateway.protocol import codec, messages
 from gateway.protocol.effects import (
     Authenticate,
@@ -24,6 +26,7 @@ from gateway.protocol.effects import (
     Want,
 )
 from gateway.protocol.errors import (
+    EPOCH_CHANGED,
     HELLO_TIMEOUT,
     PING_TIMEOUT,
     PROTOCOL_ERROR,
@@ -44,12 +47,15 @@ UNREADABLE_FRAMES: Final = 50
 MESSAGES_BEFORE_HELLO: Final = 20
 """Somebody who has not said who it is gets no more answers than this."""
 DEAD_AFTER_INTERVALS: Final = 1.5
+RETURN_WITHIN_MS: Final = 3_000
+"""The clients of a rewound ledger come back spread over this time: each of them reads its tasks anew."""
 
 
 class Session:
     """The protocol state of one connection.
 
-    `ping_phase`, from 0 to 1, sets when the first ping comes, so that the pings of many sessions do not coincide.
+    `ping_phase`, from 0 to 1, sets when the first ping comes, so that the pings of many sessions do not coincide, nor
+    their clients' returns.
     `now` is always the same monotonic clock, in seconds.
     """
 
@@ -64,7 +70,9 @@ class Session:
         now: float,
     ) -> None:
         self.id = session_id
-        self._epoch = epoch
+        self.epoch = epoch
+        """The ledger's history that this session tells of, from its beginning to its end."""
+        self._phase = ping_phase
         self._server_time = server_time
         self._ping_interval = ping_interval_seconds
         self._heard_at = now
@@ -255,6 +263,10 @@ class Session:
         """Tell the client how the server is: `degraded` or `restored`."""
         return [] if self._tenant is None or self._closed else [Send(codec.frame("notice", kind=kind))]
 
+    def begin_anew(self) -> list[Effect]:
+        """The ledger's history is another one: the client has to come back and show its cursors."""
+        return self.end(replace(EPOCH_CHANGED, retry_after_ms=round(self._phase * RETURN_WITHIN_MS)))
+
     def end(self, bye: Bye) -> list[Effect]:
         """Say goodbye and why."""
         if self._closed:
@@ -297,7 +309,7 @@ class Session:
             "welcome",
             v=VERSION,
             session=self.id,
-            epoch=self._epoch,
+            epoch=self.epoch,
             ping_interval_ms=round(self._ping_interval * 1000),
             server_time=self._server_time,
             limits={

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from gateway.hub import STOPPING, Hub
+from gateway.hub import BEGUN_ANEW, STOPPING, Hub
 from gateway.protocol.effects import Event
 from ledger.machine import TERMINAL
 from ledger.model import Head, Key, Task, task_key
@@ -13,7 +13,7 @@ from ledger.reader import Reader
 
 
 class _Bell:
-    """Watches a task and only rings: when it has passed a sequence or ended, or when the server stops."""
+    """Watches a task and only rings: when it has passed a sequence or ended, or to wait longer is of no use."""
 
     def __init__(self, after: int) -> None:
         self._after = after
@@ -28,7 +28,7 @@ class _Bell:
         pass  # no reason to answer
 
     def notice(self, kind: str) -> None:
-        if kind == STOPPING:
+        if kind in {STOPPING, BEGUN_ANEW}:
             self.over = True
             self.rung.set()
 

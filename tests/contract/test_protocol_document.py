@@ -15,6 +15,8 @@ from gateway.http import intake
 from gateway.protocol import ndjson
 from gateway.protocol.errors import BYES, ERRORS
 from gateway.protocol.messages import TYPES
+from ledger import epoch
+from ledger.settings import LedgerSettings
 from tests.support.gateway import ROOT, Peer, in_process
 from tests.support.postgres import address_of, through
 from tests.support.proxy import Link, Proxy
@@ -24,7 +26,17 @@ CONVERSATIONS = dict(re.findall(r"```conversation (\S+)\n(.*?)```", DOCUMENT, re
 REQUESTS = dict(re.findall(r"```http (\S+)\n(.*?)```", DOCUMENT, re.DOTALL))
 BREAKS_OFF = b"(the gzip breaks off)\n"
 
-BY_KIND = {"session", "epoch", "server_time", "at", "created_at", "updated_at", "beat_at", "beat_age_ms"}
+BY_KIND = {
+    "session",
+    "epoch",
+    "server_time",
+    "at",
+    "created_at",
+    "updated_at",
+    "beat_at",
+    "beat_age_ms",
+    "retry_after_ms",
+}
 SERVER_TYPES = {
     "welcome", "reply", "subscribed", "snapshot", "transition", "liveness", "cancel", "notice", "ping", "pong", "bye",
 }  # fmt: skip
@@ -42,21 +54,24 @@ async def test_conversation_goes_as_written(name: str, database: str) -> None:
         dsn = through(database, proxy.port)
         gateway = await stack.enter_async_context(in_process(dsn, ping_interval_seconds=seconds))
         peers: dict[str, Peer] = {}
-        epoch = ""
+        shown = ""
         for line in lines:
             if line.startswith("database: "):
                 proxy.set({"away": Link.RESET, "back": Link.PASS}[line.removeprefix("database: ")])
+                continue
+            if line == "epoch: new":
+                await epoch.begin(LedgerSettings(), database)
                 continue
             who, text = re.fullmatch(r"(\w+)[<>] (.*)", line).groups()  # type: ignore[union-attr] # or the document is wrong
             if who not in peers:
                 peers[who] = await stack.enter_async_context(gateway.client(hello=False))
             if line[len(who)] == ">":
-                await peers[who].send_text(text.replace("$epoch", epoch))
+                await peers[who].send_text(text.replace("$epoch", shown))
                 continue
             got = await peers[who].receive(pings=True)
             received += 1
             if got["type"] == "welcome":
-                epoch = got["epoch"]
+                shown = got["epoch"]
             assert comparable(got) == comparable(orjson.loads(text)), f"{name}: {line}\ngot {got}"
     assert received >= 1
 

@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.protocol.effects import Authenticate, Beats, Close, Effect, Read, Send, Submit, Want, Watch
 from gateway.protocol.errors import (
+    EPOCH_CHANGED,
     HELLO_TIMEOUT,
     PING_TIMEOUT,
     PROTOCOL_ERROR,
@@ -376,6 +378,22 @@ def test_dropped_frames_and_failed_reads_are_read_again() -> None:
     assert len(made.read(tasks.answer(wants, {key: tasks.look(key)}, 10))) == 4
     made.rewind((key, False), 2)
     assert made.subscriptions.due_reads() == [Want((key, False), 1)]
+
+
+@pytest.mark.parametrize(("phase", "retry_after_ms"), [(0.0, 0), (0.5, 1_500), (0.999, 2_997)])
+def test_a_session_of_an_older_history_ends(phase: float, retry_after_ms: int) -> None:
+    """The client is to come back with its cursors, not at the same moment as all others; said once."""
+    made = session(phase=phase)
+    effects = made.begin_anew()
+    assert said(effects) == [
+        {
+            "type": "bye", "code": 4006, "retry": True, "retry_after_ms": retry_after_ms, "reason": "epoch_changed",
+            "message": "The ledger was rewound; reconnect and show your cursor.",
+        }
+    ]  # fmt: skip
+    assert effects[-1] == Close(replace(EPOCH_CHANGED, retry_after_ms=retry_after_ms))
+    assert made.closed
+    assert made.begin_anew() == []
 
 
 def test_who_does_not_say_hello_gets_few_answers() -> None:

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 import ledgerwire
+from ledger import epoch
+from ledger.settings import LedgerSettings
 from ledgerwire import Change, Cursor, Jumped, Snapshot, Status, Timing, Transition
 from tests.support.gateway import Gateway, in_process
 from tests.support.proxy import Link, Proxy
@@ -92,6 +94,26 @@ async def test_a_cursor_that_cannot_be_continued_is_a_jump(gateway: Gateway) -> 
             assert (jumped.reason, jumped.seq, jumped.status, jumped.progress) == (reason, 3, "running", 3)
             assert jumped.origin == origin
             origin = Cursor(jumped.cursor.epoch, 99)
+
+
+async def test_a_new_epoch_is_a_jump_in_the_middle_of_a_stream(gateway: Gateway, database: str) -> None:
+    """The gateway says bye, the watcher comes back by itself and shows where it has jumped to; a worker works on."""
+    async with asyncio.timeout(60), ledgerwire.Worker(gateway.ws) as worker, ledgerwire.Watcher(gateway.ws) as watcher:
+        async with worker.task("t") as task:
+            await task.progress(1)
+            changes = watcher.subscribe("t")
+            async with contextlib.aclosing(changes):
+                before = await anext(changes)
+                begun = await epoch.begin(LedgerSettings(), database)
+                assert before.cursor.epoch == begun.before
+                jumped = await anext(changes)
+                assert isinstance(jumped, Jumped)
+                assert (jumped.reason, jumped.origin) == ("other_epoch", before.cursor)
+                assert jumped.cursor == Cursor(begun.name, before.seq)
+                await task.progress(2)
+                following = await anext(changes)
+                assert isinstance(following, Transition)
+                assert (following.cursor, following.progress) == (Cursor(begun.name, before.seq + 1), 2)
 
 
 async def test_an_unknown_task_is_told_at_once_or_after_the_wait(gateway: Gateway) -> None:
