@@ -13,7 +13,7 @@ import pytest
 import ledgerwire
 from ledger import epoch
 from ledger.settings import LedgerSettings
-from ledgerwire import Change, Cursor, Jumped, Snapshot, Status, Timing, Transition
+from ledgerwire import Change, Cursor, Jumped, Liveness, Snapshot, Status, Timing, Transition, WorkerLiveness
 from tests.support.gateway import Gateway, in_process
 from tests.support.proxy import Link, Proxy
 from tests.support.waiting import eventually
@@ -253,6 +253,40 @@ async def test_a_cancel_through_a_watcher_is_seen_by_it(gateway: Gateway) -> Non
     assert (change.seq, change.status) == (receipt.seq, Status.CANCELLING)
     assert change.cancel is not None
     assert (change.cancel.stage, change.cancel.reason) == ("recorded", "enough")
+
+
+async def test_a_worker_that_falls_silent_is_told_and_its_task_ends_as_lost(database: str) -> None:
+    """Late first, beside the changes; lost is the last change, with its reason. A callback that fails harms nobody."""
+    settings = LedgerSettings(database_url=database, lease_seconds=0.5, lease_grace_seconds=3)
+    told: list[WorkerLiveness] = []
+
+    def on_liveness(worker: WorkerLiveness) -> None:
+        told.append(worker)
+        raise ValueError("a mistake of the consumer")
+
+    async with in_process(database, ledger=settings) as gateway:
+        await report(gateway, "t", 1, end=False)
+        async with asyncio.timeout(30):
+            watching = ledgerwire.watch("t", url=gateway.ws, on_liveness=on_liveness)
+            changes = [change async for change in watching]
+    assert [(type(change), change.status) for change in changes] == [(Snapshot, "running"), (Transition, "lost")]
+    assert changes[-1].error["code"] == "lost"
+    assert [(worker.task_id, worker.liveness) for worker in told] == [("t", Liveness.LATE), ("t", Liveness.LOST)]
+    assert (told[0].beat_age_ms or 0) >= 500
+
+
+async def test_a_cancel_that_nobody_answers_is_shown_as_forced(database: str) -> None:
+    """In the transition, and to whoever comes later."""
+    settings = LedgerSettings(database_url=database, cancel_grace_seconds=0.1)
+    async with in_process(database, ledger=settings) as gateway, ledgerwire.Watcher(gateway.ws) as watcher:
+        await report(gateway, "t", 1, end=False)
+        await watcher.cancel("t")
+        async with asyncio.timeout(30):
+            changes = [change async for change in watcher.subscribe("t")]
+            (ended,) = [change async for change in watcher.subscribe("t")]
+    assert (changes[-1].status, changes[-1].forced) == (Status.CANCELLED, True)
+    assert not any(change.forced for change in changes[:-1])
+    assert (ended.forced, ended.cancel and ended.cancel.stage) == (True, "forced")
 
 
 async def test_a_gateway_that_never_answers_is_told_as_unreachable() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ledgerwire.errors import UnknownTask
-from ledgerwire.model import Change, Cursor, Jumped, Snapshot, Transition
+from ledgerwire.model import Change, Cursor, Jumped, Liveness, Snapshot, Transition
 from ledgerwire.watching import Mode, Phase, Watching
 
 AT = "2026-01-01T00:00:00Z"
@@ -22,11 +22,11 @@ def transition(seq: int, status: str = "running") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def snapshot(seq: int, status: str = "running") -> dict[str, Any]:
+def snapshot(seq: int, status: str = "running", *, liveness: str | None = "live") -> dict[str, Any]:
     task = {
         "task_id": "t", "kind": None, "owner": None, "status": status, "seq": seq, "attempt": 1, "progress": seq,
         "stage": None, "message": None, "data": None, "result": None, "error": None, "cancel": None,
-        "created_at": AT, "updated_at": AT, "beat_at": None,
+        "created_at": AT, "updated_at": AT, "deadline_at": None, "beat_at": AT, "beat_age_ms": 7, "liveness": liveness,
     }  # fmt: skip
     return {"type": "snapshot", "task": task}
 
@@ -162,6 +162,33 @@ def test_a_task_that_was_seen_and_is_unknown_now_is_an_error() -> None:
     """Its history is gone: waiting for it to begin again would hide that."""
     with pytest.raises(UnknownTask):
         feed(asked(Cursor("e", 3)), unknown(waiting=True))
+
+
+def test_a_worker_is_taken_for_live_until_something_else_is_said() -> None:
+    """By a snapshot or a word; every transition but a cancel request is a sign of life, and so is a new beginning."""
+    watching = asked()
+
+    def after(*messages: dict[str, Any]) -> tuple[Liveness, int | None]:
+        feed(watching, *messages)
+        return watching.worker.liveness, watching.worker.beat_age_ms
+
+    word = {"type": "liveness", "task_id": "t", "liveness": "late", "beat_age_ms": 70_000}
+    cancel = {"status": "cancelling", "cancel": {"stage": "recorded", "reason": None}}
+    assert after(word) == ("live", None)  # of an earlier subscription
+    assert after(subscribed(1), snapshot(1, liveness="late")) == ("late", 7)
+    assert after(word | {"liveness": "live", "beat_age_ms": 3}) == ("live", 3)
+    assert after(word) == ("late", 70_000)
+    assert after(transition(2) | cancel) == ("late", 70_000)
+    assert after(transition(2)) == ("late", 70_000)  # seen before
+    assert after(transition(3) | {"cancel": {"stage": "refused", "reason": None}}) == ("live", None)
+    assert after(word) == ("late", 70_000)
+    watching.interrupt()
+    watching.request(2, None)
+    assert after(word | {"liveness": "live"}) == ("late", 70_000)
+    watching.understood(2)
+    assert after(subscribed(3, recovered=True)) == ("live", None)
+    assert after(word, transition(4, "lost")) == ("lost", None)
+    assert watching.phase is Phase.ENDED
 
 
 # ── any course of events ─────────────────────────────────────────────────────────────────────────────────

@@ -19,7 +19,8 @@ TASK = {
     "task_id": "t", "kind": "k", "owner": "o", "status": "failed", "seq": 3, "attempt": 1, "progress": 2.5,
     "stage": "s", "message": "m", "data": {"a": 1}, "result": None, "error": {"reason": "disk full"},
     "cancel": {"stage": "too_late", "seq": 2, "reason": None}, "created_at": "2026-01-01T00:00:00Z",
-    "updated_at": "2026-01-01T00:00:00.5Z", "beat_at": None,
+    "updated_at": "2026-01-01T00:00:00.5Z", "deadline_at": "2026-01-01T01:00:00Z", "beat_at": None,
+    "beat_age_ms": 5, "liveness": "late", "forced": True,
 }  # fmt: skip
 MESSAGES: list[dict[str, Any]] = [
     {"type": "welcome", "session": "s", "epoch": "e", "ping_interval_ms": 25000, "limits": {"frame_bytes": 65536}},
@@ -36,6 +37,7 @@ MESSAGES: list[dict[str, Any]] = [
         "message": None, "attempt": 0, "error": None, "at": "2026-01-01T00:00:00Z",
     },
     {"type": "cancel", "task_id": "t", "seq": 2, "reason": "r"},
+    {"type": "liveness", "task_id": "t", "liveness": "late", "beat_age_ms": 70_000},
 ]  # fmt: skip
 
 json_values = st.recursive(
@@ -57,6 +59,8 @@ def read(message: dict[str, Any]) -> object:
             return wire.task_id(message), wire.subscribed(message)
         case "snapshot":
             return wire.task_id(message), wire.snapshot(message["task"], "e")
+        case "liveness":
+            return wire.task_id(message), wire.liveness(message)
         case "transition":
             return wire.task_id(message), wire.transition(message, "e")
         case _:
@@ -107,7 +111,11 @@ def test_a_snapshot_and_a_transition_are_read_as_the_contract_says() -> None:
     snapshot = wire.snapshot(TASK, "e")
     assert (snapshot.cursor, snapshot.status, snapshot.progress) == (Cursor("e", 3), Status.FAILED, 2.5)
     assert snapshot.updated_at == datetime(2026, 1, 1, 0, 0, 0, 500_000, tzinfo=UTC)
+    assert snapshot.deadline_at == datetime(2026, 1, 1, 1, tzinfo=UTC)
+    assert (snapshot.beat_at, snapshot.beat_age_ms, snapshot.liveness, snapshot.forced) == (None, 5, "late", True)
     transition = wire.transition(MESSAGES[6], "e")
+    assert not transition.forced
+    assert wire.transition(MESSAGES[6] | {"forced": True}, "e").forced
     assert transition.sets == {"error"}
     assert not transition.status.terminal
 
@@ -120,6 +128,16 @@ def test_any_number_of_ids_fits_into_frames(ids: list[str]) -> None:
     for chunk in chunks:
         frame = wire.encode({"type": "unsubscribe", "id": 2**53, "task_ids": [name.ljust(128, "x") for name in chunk]})
         assert len(frame) <= wire.FRAME_BYTES_DEFAULT
+
+
+@given(st.lists(st.integers(1, 2**31 - 1), max_size=800))
+def test_any_number_of_beats_fits_into_frames(attempts: list[int]) -> None:
+    """Each with its attempt, in their order, however long the ids are."""
+    held = [(f"{place}".ljust(128, "x"), attempt) for place, attempt in enumerate(attempts)]
+    frames = wire.beats(held)
+    assert all(len(frame) <= wire.FRAME_BYTES_DEFAULT for frame in frames)
+    told = [task for frame in frames for task in orjson.loads(frame)["task_ids"]]
+    assert told == [{"task_id": task_id, "attempt": attempt} for task_id, attempt in held]
 
 
 @given(st.text(min_size=1), st.integers(0, 2**63))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import asyncpg
 import pytest
 
 import ledgerwire
@@ -195,18 +197,65 @@ async def test_a_job_returns_its_result_and_reports_it(gateway: Gateway, history
     assert (await history(gateway, "b"))[-1]["status"] == "cancelled"
 
 
+async def snapshot(gateway: Gateway, task_id: str) -> dict[str, Any]:
+    """The task as it stands, read by raw frames."""
+    async with gateway.client() as peer:
+        await peer.ask(type="subscribe", tasks=[{"task_id": task_id}])
+        await peer.expect("subscribed")
+        task: dict[str, Any] = (await peer.expect("snapshot"))["task"]
+        return task
+
+
 async def test_a_quiet_task_is_kept_alive_by_beats(gateway: Gateway, history: History) -> None:
     """They are seen, and make no transition."""
 
     async def has_beaten() -> bool:
-        async with gateway.client() as peer:
-            await peer.ask(type="subscribe", tasks=[{"task_id": "t"}])
-            await peer.expect("subscribed")
-            return (await peer.expect("snapshot"))["task"]["beat_at"] is not None
+        task = await snapshot(gateway, "t")
+        return bool(task["beat_at"] > task["updated_at"])
 
     async with ledgerwire.Worker(gateway.ws, timing=Timing(beat_seconds=0.1)) as worker, worker.task("t"):
         await eventually(has_beaten, within_seconds=15.0)
     assert len(await history(gateway, "t")) == 2
+
+
+async def test_the_beats_of_a_replaced_attempt_keep_nothing_alive(gateway: Gateway) -> None:
+    """They name the attempt; those of another task in the same frames show that they were sent."""
+
+    async def other_has_beaten() -> bool:
+        other = await snapshot(gateway, "other")
+        return bool(other["beat_at"] > replaced_at)
+
+    async with ledgerwire.Worker(gateway.ws, timing=Timing(beat_seconds=0.1)) as worker:
+        with pytest.raises(ledgerwire.Fenced):
+            async with worker.task("t"), worker.task("other"):
+                async with gateway.client() as peer:
+                    await peer.ask(type="report", task_id="t", attempt=2, n=1)
+                replaced_at = (await snapshot(gateway, "t"))["beat_at"]
+                await eventually(other_has_beaten, within_seconds=15.0)
+                assert (await snapshot(gateway, "t"))["beat_at"] == replaced_at
+
+
+@pytest.mark.parametrize(
+    ("beat_seconds", "asked_seconds", "lease_seconds"), [(0.01, None, 1.0), (30.0, None, 120.0), (0.01, 300.0, 300.0)]
+)
+async def test_a_worker_asks_for_a_lease_that_fits_its_beats(
+    gateway: Gateway, database: str, beat_seconds: float, asked_seconds: float | None, lease_seconds: float
+) -> None:
+    """Four of them but a second at least, or what the job asks for; a deadline where one is given."""
+    timing = Timing(beat_seconds=beat_seconds)
+    async with ledgerwire.Worker(gateway.ws, timing=timing) as worker:
+        await worker.create("t", deadline_seconds=3_600)
+        assert (await snapshot(gateway, "t"))["deadline_at"] is not None
+        async with worker.task("t", lease_seconds=asked_seconds, deadline_seconds=7_200):
+            connection = await asyncpg.connect(database)
+            try:
+                row = await connection.fetchrow(
+                    "select lease_ms, extract(epoch from deadline_at - updated_at)::int as deadline from ledger.task"
+                )
+            finally:
+                await connection.close()
+    assert row is not None
+    assert (row["lease_ms"], row["deadline"]) == (lease_seconds * 1_000, 7_200)
 
 
 async def test_payloads_that_json_cannot_say_are_refused_at_once(gateway: Gateway, history: History) -> None:

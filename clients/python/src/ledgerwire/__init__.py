@@ -23,10 +23,12 @@ from ledgerwire.model import (
     Change,
     Cursor,
     Jumped,
+    Liveness,
     Receipt,
     Snapshot,
     Status,
     Transition,
+    WorkerLiveness,
 )
 from ledgerwire.settings import Timing
 from ledgerwire.sync import SyncTask, SyncWorker
@@ -46,6 +48,7 @@ __all__ = [
     "Fenced",
     "Jumped",
     "LedgerwireError",
+    "Liveness",
     "QueueFull",
     "Receipt",
     "Refused",
@@ -62,6 +65,7 @@ __all__ = [
     "Unreachable",
     "Watcher",
     "Worker",
+    "WorkerLiveness",
     "cancel",
     "watch",
 ]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import deque
+from collections.abc import Callable
+from typing import TypeAlias
 
 from ledgerwire.errors import LedgerwireError, UnknownTask, fresh
-from ledgerwire.model import Change, Cursor
+from ledgerwire.model import Change, Cursor, WorkerLiveness
 from ledgerwire.watching import Mode, Phase, Watching
 
+_log = logging.getLogger("ledgerwire")
+
+OnLiveness: TypeAlias = Callable[[WorkerLiveness], None]
 WAIT_MS_MAX = 600_000
 _HELD_MARGIN_SECONDS = 2.0
 
@@ -20,8 +26,18 @@ class Feed:
     up other tasks.
     """
 
-    def __init__(self, task_id: str, after: Cursor | None, mode: Mode, *, deadline: float | None, limit: int) -> None:
+    def __init__(
+        self,
+        task_id: str,
+        after: Cursor | None,
+        mode: Mode,
+        *,
+        deadline: float | None,
+        limit: int,
+        on_liveness: OnLiveness | None,
+    ) -> None:
         self.watching = Watching(task_id, after, mode)
+        self._on_liveness = on_liveness
         self.deadline = deadline
         """Until when an unknown task is waited for; None: not at all."""
         self.not_before = 0.0
@@ -88,6 +104,15 @@ class Feed:
         self._buffer.append(change)
         self.failures = 0
         self._arrived.set()
+
+    def speak(self, before: WorkerLiveness) -> None:
+        """Tell the consumer how the worker is, if that is news."""
+        worker = self.watching.worker
+        if self._on_liveness is not None and worker.liveness is not before.liveness:
+            try:
+                self._on_liveness(worker)
+            except Exception:  # noqa: BLE001 - a mistake of the consumer must not end the connection of all feeds
+                _log.exception("on_liveness failed for task %s", worker.task_id)
 
     def fail(self, error: LedgerwireError) -> None:
         """End the feed with an error, which the consumer gets after the changes that are there."""

@@ -28,6 +28,14 @@ class Status(enum.StrEnum):
         return self in TERMINAL
 
 
+class Liveness(enum.StrEnum):
+    """Whether a worker was heard of within its lease (live), later than that (late), or too late (lost)."""
+
+    LIVE = "live"
+    LATE = "late"
+    LOST = "lost"
+
+
 TERMINAL: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.LOST})
 
 
@@ -62,7 +70,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelState:
-    """How far a cancel request has come: `stage` is recorded, delivered, honoured, refused or too_late.
+    """How far a cancel request has come: `stage` is recorded, delivered, honoured, forced, refused or too_late.
 
     `seq` is the sequence at which the request was recorded, None where the gateway does not repeat it.
     """
@@ -97,8 +105,24 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLiveness:
+    """The worker of a watched task has fallen silent (late), is heard of again (live), or was given up (lost).
+
+    `beat_age_ms` is how old its last sign of life is, None where that is not known.
+    """
+
+    task_id: str
+    liveness: Liveness
+    beat_age_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A whole task as of `seq`."""
+    """A whole task as of `seq`.
+
+    `liveness` and `beat_age_ms` (since the worker's last sign of life `beat_at`) are as of when it was read, and None
+    while nobody is at work. `forced`: cancelled because nobody answered; the worker may be at work still.
+    """
 
     task_id: str
     cursor: Cursor
@@ -115,7 +139,11 @@ class Snapshot:
     cancel: CancelState | None
     created_at: datetime
     updated_at: datetime
+    deadline_at: datetime | None
     beat_at: datetime | None
+    beat_age_ms: int | None
+    liveness: Liveness | None
+    forced: bool = False
 
     @property
     def seq(self) -> int:
@@ -128,7 +156,7 @@ class Transition:
     """One committed change, with the whole small state after it.
 
     `data`, `result` and `error` are None unless this change set them; `sets` names those that it did set
-    (perhaps to null).
+    (perhaps to null). `forced` is as in `Snapshot`.
     """
 
     task_id: str
@@ -144,6 +172,7 @@ class Transition:
     result: Json = None
     error: Json = None
     cancel: CancelState | None = None
+    forced: bool = False
 
     @property
     def seq(self) -> int:
@@ -222,6 +251,11 @@ class Jumped:
     def cancel(self) -> CancelState | None:
         """The cancel request in the snapshot."""
         return self.snapshot.cancel
+
+    @property
+    def forced(self) -> bool:
+        """Whether the task in the snapshot was cancelled without its worker."""
+        return self.snapshot.forced
 
 
 Change: TypeAlias = Snapshot | Transition | Jumped

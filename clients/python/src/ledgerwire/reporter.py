@@ -76,7 +76,9 @@ class Reporter:
         self.delivery.queue.frame_bytes = welcome.frame_bytes
         self._to_attend = dict.fromkeys(holder.task_id for _, holder in self._held.values())
         self._attend_again_at = None
-        self._next_beat_at = self._clock() + self._timing.beat_seconds
+        self._next_beat_at = (
+            self._clock()
+        )  # at once: for the gateway these tasks were silent while there was no connection
 
     async def received(self, message: wire.Message) -> None:
         match message["type"]:
@@ -168,9 +170,8 @@ class Reporter:
     def _beats(self, now: float) -> list[bytes]:
         self._next_beat_at = now + self._timing.beat_seconds
         quiet_since = now - self._timing.beat_seconds
-        quiet = dict.fromkeys(
-            holder.task_id
-            for series, holder in self._held.values()
+        return wire.beats(
+            (series.task_id, series.attempt)
+            for series, _ in self._held.values()
             if series.attempt is not None and series.under_way is None and series.last_sent_at <= quiet_since
         )
-        return [wire.encode({"type": "beat", "task_ids": chunk}) for chunk in wire.chunks(quiet)]

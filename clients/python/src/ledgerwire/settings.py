@@ -28,7 +28,7 @@ class Timing:
     steady_seconds: float = 1.0
     """A connection that lasted so long lets the reconnect delays begin from the floor again."""
     beat_seconds: float = 5.0
-    """A held task with nothing reported for so long gets a beat."""
+    """A held task with nothing reported for so long gets a beat; its lease is four times as long."""
     finish_seconds: float = 120.0
     """Until the acknowledgement of the report that ends a task, when a task block is left."""
     close_seconds: float = 10.0

@@ -87,11 +87,19 @@ class SyncWorker:
         kind: str | None = None,
         owner: str | None = None,
         data: Json | Keep = KEEP,
+        deadline_seconds: float | None = None,
         timeout_seconds: float = REQUEST_SECONDS,
     ) -> Receipt:
         """As `Worker.create`."""
         engine = self.engine()
-        work = engine.worker.create(task_id, kind=kind, owner=owner, data=data, timeout_seconds=timeout_seconds)
+        work = engine.worker.create(
+            task_id,
+            kind=kind,
+            owner=owner,
+            data=data,
+            deadline_seconds=deadline_seconds,
+            timeout_seconds=timeout_seconds,
+        )
         return engine.call(work, timeout_seconds)
 
     def cancel(self, task_id: str, *, reason: str | None = None, timeout_seconds: float = REQUEST_SECONDS) -> Receipt:
@@ -111,21 +119,39 @@ class SyncWorker:
         *,
         kind: str | None = None,
         owner: str | None = None,
+        lease_seconds: float | None = None,
+        deadline_seconds: float | None = None,
         timeout_seconds: float = REQUEST_SECONDS,
     ) -> SyncTask:
-        """A new attempt at a task, to be entered with `with`."""
-        make = functools.partial(Worker.task, task_id=task_id, kind=kind, owner=owner, timeout_seconds=timeout_seconds)
+        """A new attempt at a task, to be entered with `with`. Arguments are those of `Worker.task`."""
+        make = functools.partial(
+            Worker.task,
+            task_id=task_id,
+            kind=kind,
+            owner=owner,
+            lease_seconds=lease_seconds,
+            deadline_seconds=deadline_seconds,
+            timeout_seconds=timeout_seconds,
+        )
         return SyncTask(self, task_id, make, open_seconds=timeout_seconds, timing=self._timing)
 
     def job(
-        self, *, kind: str | None = None, owner: str | None = None
+        self,
+        *,
+        kind: str | None = None,
+        owner: str | None = None,
+        lease_seconds: float | None = None,
+        deadline_seconds: float | None = None,
     ) -> Callable[[Callable[Concatenate[SyncTask, P], R]], Callable[Concatenate[str, P], R | None]]:
         """As `Worker.job`, for `def run(task, …)`."""
 
         def decorate(work: Callable[Concatenate[SyncTask, P], R]) -> Callable[Concatenate[str, P], R | None]:
             @functools.wraps(work)
             def run(task_id: str, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
-                with self.task(task_id, kind=kind, owner=owner) as task:
+                hold = self.task(
+                    task_id, kind=kind, owner=owner, lease_seconds=lease_seconds, deadline_seconds=deadline_seconds
+                )
+                with hold as task:
                     result = work(task, *args, **kwargs)
                     task.complete_unless_ended(result)
                     return result

@@ -41,6 +41,8 @@ class Task:
         *,
         kind: str | None,
         owner: str | None,
+        lease_seconds: float,
+        deadline_seconds: float | None,
         open_seconds: float,
         finish_seconds: float,
     ) -> None:
@@ -48,8 +50,7 @@ class Task:
         self.cancel_event = asyncio.Event()
         """Set when the work should stop: a cancel is open or the hold was lost; see `raise_if_cancelled`."""
         self._reporter = reporter
-        self._kind = kind
-        self._owner = owner
+        self._terms = terms(kind=kind, owner=owner, lease_seconds=lease_seconds, deadline_seconds=deadline_seconds)
         self._open_seconds = open_seconds
         self._finish_seconds = finish_seconds
         self._series: Series | None = None
@@ -237,13 +238,7 @@ class Task:
         return self._series
 
     def _named(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        named: dict[str, Any] = {"task_id": self.task_id, **body}
-        if body.get("attempt") == "new":
-            if self._kind is not None:
-                named["kind"] = self._kind
-            if self._owner is not None:
-                named["owner"] = self._owner
-        return named
+        return {"task_id": self.task_id, **body, **(self._terms if body.get("attempt") == "new" else {})}
 
     async def _end(self, body: Mapping[str, Any], timeout_seconds: float) -> Receipt:
         self._opened()
@@ -272,6 +267,19 @@ class Task:
         if self._deferred is not None:
             deferred, self._deferred = self._deferred, None
             raise deferred
+
+
+def terms(
+    *, kind: str | None, owner: str | None, lease_seconds: float | None, deadline_seconds: float | None
+) -> dict[str, Json]:
+    """What a task is given at its beginning, as members of a create or report; what is None is left out."""
+    said = {
+        "kind": kind,
+        "owner": owner,
+        "lease_ms": None if lease_seconds is None else round(lease_seconds * 1000),
+        "deadline_ms": None if deadline_seconds is None else round(deadline_seconds * 1000),
+    }
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _given(name: str, value: Json | Keep) -> dict[str, Json]:

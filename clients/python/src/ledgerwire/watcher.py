@@ -14,7 +14,7 @@ from ledgerwire import wire
 from ledgerwire.backoff import FullJitter
 from ledgerwire.delivery import Delivery
 from ledgerwire.errors import Closed, LedgerwireError, UnknownTask, fresh
-from ledgerwire.feed import Feed
+from ledgerwire.feed import Feed, OnLiveness
 from ledgerwire.link import Link, Token
 from ledgerwire.model import Change, Cursor, Json, Receipt
 from ledgerwire.reporting import Stalled
@@ -95,6 +95,7 @@ class Watcher:
         after: Cursor | None = None,
         wait_seconds: float | None = None,
         mode: Mode = "all",
+        on_liveness: OnLiveness | None = None,
     ) -> AsyncGenerator[Change, None]:
         """Yield the changes of a task: first a Snapshot, or what came after `after`; then each transition,
         once, in order; it ends after a terminal one.
@@ -102,6 +103,9 @@ class Watcher:
         `wait_seconds` is for a task that may not exist yet; it is then seen from its first transition. `mode`
         "latest" yields only snapshots, the newest each time. Closing the iterator unsubscribes. One task can
         be subscribed once at a time on a watcher (ValueError).
+
+        `on_liveness` is called from the event loop whenever the worker turns out to be late, or live again, or
+        lost; it is taken for live at first. It may be ahead of the changes that the consumer has not taken yet.
 
         Raises UnknownTask, Rejected (`bad_task_id`, `forbidden`, `too_many_subscriptions`), Refused,
         Unreachable, Closed.
@@ -111,7 +115,7 @@ class Watcher:
             sentence = f"task {task_id} is subscribed on this watcher already"
             raise ValueError(sentence)
         deadline = None if wait_seconds is None else self._now() + wait_seconds
-        feed = Feed(task_id, after, mode, deadline=deadline, limit=self._buffer_changes)
+        feed = Feed(task_id, after, mode, deadline=deadline, limit=self._buffer_changes, on_liveness=on_liveness)
         self._feeds[task_id] = feed
         self._link.wake()
         try:
@@ -163,7 +167,7 @@ class Watcher:
                 self._replied(wire.reply(message))
             case "notice" if message.get("kind") in ("degraded", "restored"):
                 self.degraded = message["kind"] == "degraded"
-            case "subscribed" | "transition" | "snapshot" | "notice":
+            case "subscribed" | "transition" | "snapshot" | "liveness" | "notice":
                 await self._told(wire.task_id(message), message)
             case _:
                 pass  # a later version of the server may say more
@@ -229,13 +233,13 @@ class Watcher:
         feed = self._feeds.get(task_id)
         if feed is None or feed.set_aside or not feed.open:
             return
-        if feed.full and not await feed.room(self._timing.slow_seconds):
+        if feed.full and message["type"] != "liveness" and not await feed.room(self._timing.slow_seconds):
             feed.set_aside = True
             feed.watching.interrupt()
             self._unsubscribe[task_id] = None
             self._link.wake()
             return
-        gaps = feed.watching.gaps
+        gaps, worker = feed.watching.gaps, feed.watching.worker
         try:
             change = feed.watching.receive(message)
         except UnknownTask as error:
@@ -244,6 +248,7 @@ class Watcher:
                 self._ask_later(feed, 0.0)
             return
         feed.progressed()
+        feed.speak(worker)
         if change is not None:
             feed.offer(change)
         elif feed.watching.gaps > gaps:
@@ -274,6 +279,7 @@ async def watch(
     after: Cursor | None = None,
     wait_seconds: float | None = None,
     mode: Mode = "all",
+    on_liveness: OnLiveness | None = None,
     timing: Timing | None = None,
 ) -> AsyncGenerator[Change, None]:
     """Watch one task over a connection of its own. Arguments and errors are those of `Watcher.subscribe`.
@@ -282,7 +288,7 @@ async def watch(
     `contextlib.aclosing(ledgerwire.watch(...))`.
     """
     async with Watcher(url, token=token, timing=timing) as watcher:
-        changes = watcher.subscribe(task_id, after=after, wait_seconds=wait_seconds, mode=mode)
+        changes = watcher.subscribe(task_id, after=after, wait_seconds=wait_seconds, mode=mode, on_liveness=on_liveness)
         async with contextlib.aclosing(changes):
             async for change in changes:
                 yield change

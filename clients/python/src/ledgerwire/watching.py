@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 
 from ledgerwire import wire
 from ledgerwire.errors import UnknownTask
-from ledgerwire.model import Change, Cursor, Jumped, Snapshot, Transition
+from ledgerwire.model import Change, Cursor, Jumped, Liveness, Snapshot, Status, Transition, WorkerLiveness
 
 Mode: TypeAlias = Literal["all", "latest"]
 
@@ -44,6 +44,8 @@ class Watching:
         self.mode: Mode = mode
         self.phase = Phase.NEEDED
         self.gaps = 0
+        self.worker = WorkerLiveness(task_id=task_id, liveness=Liveness.LIVE)
+        """How the worker is, as far as the gateway has said; it is taken for live until something else is said."""
         self._asked_as: int | None = None
         self._epoch = ""
         self._jump: tuple[Cursor | None, str] | None = None
@@ -89,6 +91,9 @@ class Watching:
             return self._transition(wire.transition(message, self._epoch))
         if kind == "snapshot":
             return self._snapshot(wire.snapshot(message["task"], self._epoch))
+        if kind == "liveness":
+            self.worker = wire.liveness(message)
+            return None
         if kind == "notice" and message.get("kind") == "jumped":
             self._jump = (wire.cursor(message.get("from")), str(message.get("reason", "unannounced")))
         return None
@@ -96,6 +101,7 @@ class Watching:
     def _subscribed(self, message: wire.Message) -> None:
         subscribed = wire.subscribed(message)
         self._epoch = subscribed.epoch
+        self._heard(Liveness.LIVE)
         if subscribed.verdict == "unknown":
             # A task of which something was seen cannot be waited for: the ledger was rewound to before it.
             if not subscribed.waiting or (self.cursor is not None and self.cursor.seq > 0):
@@ -140,7 +146,16 @@ class Watching:
         if known.status.terminal:
             self.phase = Phase.ENDED
 
+    def _heard(self, liveness: Liveness, beat_age_ms: int | None = None) -> None:
+        self.worker = WorkerLiveness(task_id=self.task_id, liveness=liveness, beat_age_ms=beat_age_ms)
+
     def _accept(self, change: Change) -> Change:
+        if isinstance(change, Transition):
+            if change.cancel is None or change.cancel.stage != "recorded":  # that is a client's word, not the worker's
+                self._heard(Liveness.LOST if change.status is Status.LOST else Liveness.LIVE)
+        else:
+            shown = change.snapshot if isinstance(change, Jumped) else change
+            self._heard(shown.liveness or Liveness.LIVE, shown.beat_age_ms)
         self.cursor = change.cursor
         self.phase = Phase.ENDED if change.status.terminal else Phase.STREAMING
         return change

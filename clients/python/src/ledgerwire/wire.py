@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import orjson
 
 from ledgerwire.errors import Rejected, rejected
-from ledgerwire.model import CancelState, Cursor, Receipt, Snapshot, Status, Transition
+from ledgerwire.model import CancelState, Cursor, Liveness, Receipt, Snapshot, Status, Transition, WorkerLiveness
 
 Message: TypeAlias = dict[str, Any]
+T = TypeVar("T")
 
 PONG: Final = b'{"type":"pong"}'
 VERSION: Final = 1
@@ -24,6 +25,8 @@ FRAME_BYTES_DEFAULT: Final = 65_536
 """What a gateway takes unless its `welcome` says otherwise."""
 IDS_PER_MESSAGE: Final = 400
 """Of 128 characters each, with quotes and commas, these fill 52 of the 64 KiB of a frame."""
+BEATS_PER_MESSAGE: Final = 350
+"""Of such ids with an attempt each; these fill 56 KiB."""
 RETRY_AFTER_SECONDS_MAX: Final = 600.0
 """A client does not stay away for longer, whatever it is told."""
 _ENVELOPE_BYTES: Final = 256
@@ -117,16 +120,22 @@ def freeze(body: Mapping[str, Any], frame_bytes: int) -> Message:
     return frozen
 
 
-def chunks(ids: Iterable[str]) -> Iterator[list[str]]:
+def chunks(ids: Iterable[T], at_most: int = IDS_PER_MESSAGE) -> Iterator[list[T]]:
     """The ids in lists short enough for one frame each."""
-    chunk: list[str] = []
+    chunk: list[T] = []
     for name in ids:
         chunk.append(name)
-        if len(chunk) == IDS_PER_MESSAGE:
+        if len(chunk) == at_most:
             yield chunk
             chunk = []
     if chunk:
         yield chunk
+
+
+def beats(held: Iterable[tuple[str, int]]) -> list[bytes]:
+    """Frames that say who is at work: tasks, each with the attempt that holds it."""
+    tasks = [{"task_id": name, "attempt": attempt} for name, attempt in held]
+    return [encode({"type": "beat", "task_ids": chunk}) for chunk in chunks(tasks, BEATS_PER_MESSAGE)]
 
 
 def welcome(message: Message) -> Welcome:
@@ -207,7 +216,11 @@ def snapshot(task: Message, epoch: str) -> Snapshot:
             cancel=_cancel(task["cancel"]),
             created_at=datetime.fromisoformat(task["created_at"]),
             updated_at=datetime.fromisoformat(task["updated_at"]),
-            beat_at=None if task["beat_at"] is None else datetime.fromisoformat(task["beat_at"]),
+            deadline_at=_time(task["deadline_at"]),
+            beat_at=_time(task["beat_at"]),
+            beat_age_ms=None if task["beat_age_ms"] is None else int(task["beat_age_ms"]),
+            liveness=None if task["liveness"] is None else Liveness(task["liveness"]),
+            forced=bool(task.get("forced", False)),
         )
 
 
@@ -228,6 +241,18 @@ def transition(message: Message, epoch: str) -> Transition:
             result=message.get("result"),
             error=message.get("error"),
             cancel=_cancel(message.get("cancel")),
+            forced=bool(message.get("forced", False)),
+        )
+
+
+def liveness(message: Message) -> WorkerLiveness:
+    """Raises Malformed."""
+    with _Checked("liveness"):
+        age_ms = message.get("beat_age_ms")
+        return WorkerLiveness(
+            task_id=message["task_id"],
+            liveness=Liveness(message["liveness"]),
+            beat_age_ms=None if age_ms is None else int(age_ms),
         )
 
 
@@ -256,6 +281,10 @@ def _receipt(message: Message) -> Receipt:
 
 def _seconds(milliseconds: float | None) -> float | None:
     return None if milliseconds is None else max(0.0, min(RETRY_AFTER_SECONDS_MAX, milliseconds / 1000))
+
+
+def _time(value: str | None) -> datetime | None:
+    return None if value is None else datetime.fromisoformat(value)
 
 
 def _cancel(value: Message | None) -> CancelState | None:

@@ -16,7 +16,7 @@ from ledgerwire.link import Link, Token
 from ledgerwire.model import KEEP, Json, Keep, Receipt
 from ledgerwire.reporter import Reporter
 from ledgerwire.settings import Timing
-from ledgerwire.task import Task
+from ledgerwire.task import Task, terms
 
 _log = logging.getLogger("ledgerwire")
 
@@ -26,6 +26,10 @@ R = TypeVar("R")
 REQUEST_SECONDS = 30.0
 CLIENT = "ledgerwire-python/0.1.0"
 QUEUE_REPORTS = 1_000
+LEASE_BEATS = 4
+"""Two beats may be lost on the way, or a connection be made anew, before anybody is told that the worker is late."""
+LEASE_SECONDS_MIN = 1.0
+LEASE_SECONDS_MAX = 86_400.0
 
 
 class Worker:
@@ -118,18 +122,17 @@ class Worker:
         kind: str | None = None,
         owner: str | None = None,
         data: Json | Keep = KEEP,
+        deadline_seconds: float | None = None,
         timeout_seconds: float = REQUEST_SECONDS,
     ) -> Receipt:
         """Make a task. The same again is a harmless repeat.
 
+        `deadline_seconds` from now on the gateway ends it as failed, up to 30 days; None: it has no deadline.
         Raises Rejected (`task_exists` when it was created with other content, `bad_task_id`, …),
         DeliveryTimeout, Refused.
         """
         body: dict[str, Json] = {"task_id": task_id}
-        if kind is not None:
-            body["kind"] = kind
-        if owner is not None:
-            body["owner"] = owner
+        body |= terms(kind=kind, owner=owner, lease_seconds=None, deadline_seconds=deadline_seconds)
         if data is not KEEP:
             body["data"] = data
         return await self._ask("create", task_id, body, timeout_seconds)
@@ -156,21 +159,37 @@ class Worker:
         *,
         kind: str | None = None,
         owner: str | None = None,
+        lease_seconds: float | None = None,
+        deadline_seconds: float | None = None,
         timeout_seconds: float = REQUEST_SECONDS,
     ) -> Task:
-        """A new attempt at a task, to be entered with `async with`; that waits up to `timeout_seconds`."""
+        """A new attempt at a task, to be entered with `async with`; that waits up to `timeout_seconds`.
+
+        `lease_seconds` is how long nothing may be heard of it (it beats by itself) before watchers are told that it
+        is late, up to a day; None: four times `timing.beat_seconds`. `deadline_seconds` is as in `create`, from the
+        beginning of the attempt on; None: as before.
+        """
         self._check_open()
+        if lease_seconds is None:
+            lease_seconds = min(LEASE_SECONDS_MAX, max(LEASE_SECONDS_MIN, LEASE_BEATS * self._timing.beat_seconds))
         return Task(
             self._reporter,
             task_id,
             kind=kind,
             owner=owner,
+            lease_seconds=lease_seconds,
+            deadline_seconds=deadline_seconds,
             open_seconds=timeout_seconds,
             finish_seconds=self._timing.finish_seconds,
         )
 
     def job(
-        self, *, kind: str | None = None, owner: str | None = None
+        self,
+        *,
+        kind: str | None = None,
+        owner: str | None = None,
+        lease_seconds: float | None = None,
+        deadline_seconds: float | None = None,
     ) -> Callable[[Callable[Concatenate[Task, P], Awaitable[R]]], Callable[Concatenate[str, P], Awaitable[R | None]]]:
         """Decorate `async def run(task, …)`: then `await run("task-1", …)` does it as that task.
 
@@ -183,7 +202,10 @@ class Worker:
         ) -> Callable[Concatenate[str, P], Awaitable[R | None]]:
             @functools.wraps(work)
             async def run(task_id: str, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
-                async with self.task(task_id, kind=kind, owner=owner) as task:
+                hold = self.task(
+                    task_id, kind=kind, owner=owner, lease_seconds=lease_seconds, deadline_seconds=deadline_seconds
+                )
+                async with hold as task:
                     result = await work(task, *args, **kwargs)
                     await task.complete_unless_ended(result)
                     return result
