@@ -102,6 +102,8 @@ def script_for(workload: Workload, *, span: int) -> str:
     of_key = f"substr(encode(sha256(convert_to('{TENANT}' || chr(31) || {of_task}, 'UTF8')), 'hex'), 1, 32)"
 
     def argument(match: re.Match[str]) -> str:
+        if int(match[1]) > len(arguments):
+            return "null"  # in whatever epoch
         literal = "'" + arguments[int(match[1]) - 1].replace("'", "''") + "'"
         for number, expression in ((key, of_key), (str(_NEXT), ":next"), (str(_N), ":n")):
             literal = literal.replace(number, f"' || {expression} || '")
