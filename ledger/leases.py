@@ -19,7 +19,7 @@ from ledger.sql import query
 log = structlog.get_logger(__name__)
 
 BEAT_INTERVAL_SECONDS = 1.0
-BEATS_PER_STATEMENT = 5_000  # a bound on the row locks of one statement
+BEATS_PER_STATEMENT = 2_000  # a bound on the row locks of one statement
 BEATS_HELD = 50_000  # a bound on memory, about 10 MB
 
 

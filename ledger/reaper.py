@@ -37,6 +37,8 @@ LOCK_KEY: Final = int.from_bytes(b"ledgerwr", "big")
 LOOK_SECONDS: Final = 1.0
 """Between two looks at most, and so about how long it takes until another node goes on after one was killed."""
 TASKS_PER_LOOK: Final = 1_000
+"""At most; a look that takes the server too long is repeated with half as many."""
+LEAST_PER_LOOK: Final = 50
 LAPSES_AT_ONCE: Final = 250
 """Requests of ours in the writer's queue at most: half of a batch, so that reports always find room beside them."""
 ANSWER_SECONDS: Final = 3.0
@@ -60,6 +62,7 @@ class Reaper:
         self._connection: LaneConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._looked_at: datetime | None = None
+        self._tasks_per_look = TASKS_PER_LOOK
         self._failed = False
         self._fault_logged_at = self._ended_logged_at = float("-inf")
         self._ended: Counter[str] = Counter()
@@ -79,7 +82,7 @@ class Reaper:
         """Stop, and let go of the lock."""
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait([self._task])
+            await asyncio.wait([self._task], timeout=CLOSE_SECONDS)
         connection = self._connection
         self._forget("closed")
         self._log_ended()
@@ -101,6 +104,7 @@ class Reaper:
             lapses, looked_at = await self._look()
         except (*DRIVER_ERRORS, LedgerError) as error:
             reason = classify(error, sent=False).reason
+            self._tasks_per_look = max(LEAST_PER_LOOK, self._tasks_per_look // 2)
             self._cut(reason)
             raise Unavailable(f"The reaper cannot reach the ledger ({reason}).", reason=reason) from error
         except BaseException:
@@ -157,8 +161,9 @@ class Reaper:
         patience, connection = self._patience, self._connection
         assert connection is not None  # noqa: S101 - there was a pulse
         rows = await connection.fetch(
-            query("due"), patience.lease_ms, patience.grace_ms, patience.cancel_ms, self.since, TASKS_PER_LOOK
+            query("due"), patience.lease_ms, patience.grace_ms, patience.cancel_ms, self.since, self._tasks_per_look
         )
+        self._tasks_per_look = min(TASKS_PER_LOOK, self._tasks_per_look + LEAST_PER_LOOK)
         lapses = [
             Lapse(tenant=row["tenant"], task_id=row["task_id"], seq=row["seq"], why=row["why"])
             for row in rows
@@ -182,9 +187,10 @@ class Reaper:
                 break
         if error is None:
             return True
-        log.info("tasks_not_ended", reason=error.reason if isinstance(error, LedgerError) else repr(error))
+        reason = error.reason if isinstance(error, LedgerError) else type(error).__name__
+        log.info("tasks_not_ended", reason=reason)
         if not isinstance(error, Busy):
-            self.since = None  # what could not be written now, nobody could have written
+            self._cut(reason)  # workers cannot be heard here either; and another node may have a way to write
         return False
 
     async def _submit(self, lapses: Sequence[Lapse]) -> list[Answer | BaseException]:

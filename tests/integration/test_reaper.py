@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -166,6 +167,26 @@ async def test_a_beat_of_a_task_that_is_locked_comes_again_and_the_others_do_not
         return bool((await it.row())["beat_at"] > before)
 
     await eventually(beaten)
+
+
+async def test_thousands_beat_at_once(it: Node) -> None:
+    """As many beats as go into one statement, and some more, are written within its time-out, again and again."""
+    await it.receipt(report("metronome"))
+    async with connected(it.dsn) as connection:
+        await connection.execute(
+            "insert into ledger.task (key, tenant, task_id, created, status, seq, attempt, n, data_seq, result_seq,"
+            " error_seq, beat_at)"
+            " select left(encode(sha256(convert_to($1 || e'\\x1f' || name, 'utf8')), 'hex'), 32)::uuid, $1, name, true, 'running', 1, i % 3, 0, 0, 0, 0, '2000-01-01'"
+            " from generate_series(1, 6000) i cross join lateral (select 'many-' || i as name) n",
+            TENANT,
+        )
+        for _ in range(3):
+            before = await connection.fetchval("select now()")
+            await it.beat(*((f"many-{i}", i % 3) for i in range(1, 6001)), *((f"many-{i}", 7) for i in range(1, 1001)))
+            beaten = await connection.fetchval(
+                "select count(*) from ledger.task where task_id like 'many-%' and beat_at > $1", before
+            )
+            assert beaten == 6_000
 
 
 async def test_a_task_has_its_own_lease_or_the_default(it: Node) -> None:
@@ -427,6 +448,22 @@ async def test_thousands_at_once_are_ended_and_reports_are_not_starved(database:
         assert answered >= looks
         assert most <= LAPSES_AT_ONCE + 10, "some at a time, beside the reports of one worker"
         assert max(Counter(step.task_id for step in it.heard.transitions if step.status == "lost").values()) == 1
+
+
+async def test_a_full_queue_puts_the_rest_off(database: str) -> None:
+    """While the writer is busy the reaper does not insist: what it cannot hand over is due again in a second."""
+    async with node(database, queue_limit=20) as it:
+        for number in range(50):
+            await it.receipt(report(f"many-{number}"))
+        await it.pass_time(OVER)
+        since, looks = it.reaper.since, 0
+        while len(it.heard.transitions) < 100:
+            await it.reaper.step()
+            looks += 1
+            await it.pass_time(1)
+        assert 3 <= looks <= 20
+        assert since is not None
+        assert it.reaper.since == since - timedelta(seconds=looks), "busy is not away"
 
 
 # Two reapers, and none

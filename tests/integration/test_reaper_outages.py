@@ -150,6 +150,21 @@ async def test_a_broken_connection_hands_the_lock_over(database: str) -> None:
             await eventually(lambda: not one.reaper.holds)
 
 
+async def test_a_node_that_cannot_write_leaves_it_to_another(database: str) -> None:
+    """Its reaper reaches the database and its writer does not: it lets go, and the other node ends the task."""
+    async with Proxy(address_of(database)) as proxy:
+        behind = through(database, proxy.port)
+        async with node(behind, direct_database_url=database, **SHORT) as one, node(database, **SHORT) as two:
+            one.reaper.start()
+            await eventually(lambda: one.reaper.holds)
+            two.reaper.start()
+            await eventually(lambda: two.reaper.since is not None)
+            await two.receipt(Report(tenant=TENANT, task_id="a"))
+            proxy.set(Link.RESET)
+            await eventually(lambda: two.reaper.holds, within_seconds=20)
+            await eventually(lambda: [step.status for step in two.heard.of("a")] == ["running", "lost"])
+
+
 async def reaping(*gateways: GatewayProcess) -> list[bool]:
     """What the health of each says."""
     found = []

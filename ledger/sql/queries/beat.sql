@@ -1,22 +1,22 @@
 -- $1 keys, $2 attempts (null: any): these workers are still there. No transition. A beat of an attempt that was replaced
 -- keeps nothing alive. Returned are those whose row is being written, which this statement does not wait for: one task
 -- that somebody holds must not cost the others their beats.
-with beat as materialized (
-    select distinct t.key, b.attempt
+with leased as materialized (
+    select t.key, b.attempt
     from unnest($1::uuid[], $2::integer[]) as b (key, attempt)
     join ledger.task t on t.key = b.key
     where t.status in ('running', 'cancelling') and (b.attempt is null or b.attempt = t.attempt)
 ),
 free as materialized (
     select t.key
-    from ledger.task t
-    where t.key in (select key from beat)
-    for no key update skip locked
+    from leased l
+    join ledger.task t on t.key = l.key
+    where t.status in ('running', 'cancelling') and (l.attempt is null or l.attempt = t.attempt)
+    for no key update of t skip locked
 ),
 heard as (
     update ledger.task t set beat_at = now()
-    from beat b
-    where t.key = b.key and t.key in (select key from free)
-        and t.status in ('running', 'cancelling') and (b.attempt is null or b.attempt = t.attempt)
+    from free f
+    where t.key = f.key
 )
-select key, attempt from beat where key not in (select key from free)
+select key, attempt from leased where key not in (select key from free)
