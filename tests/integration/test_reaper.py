@@ -176,7 +176,8 @@ async def test_thousands_beat_at_once(it: Node) -> None:
         await connection.execute(
             "insert into ledger.task (key, tenant, task_id, created, status, seq, attempt, n, data_seq, result_seq,"
             " error_seq, beat_at)"
-            " select left(encode(sha256(convert_to($1 || e'\\x1f' || name, 'utf8')), 'hex'), 32)::uuid, $1, name, true, 'running', 1, i % 3, 0, 0, 0, 0, '2000-01-01'"
+            " select left(encode(sha256(convert_to($1 || e'\\x1f' || name, 'utf8')), 'hex'), 32)::uuid, $1, name,"
+            " true, 'running', 1, i % 3, 0, 0, 0, 0, '2000-01-01'"
             " from generate_series(1, 6000) i cross join lateral (select 'many-' || i as name) n",
             TENANT,
         )
