@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ledger.batch import E, Entry, Growth
+from ledger.decide import NUMBER_MOST
 from ledger.literals import Encoder, payloads, texts, words, words_or_null
 from ledger.machine import LEASED, TERMINAL, Status
 from ledger.model import Key, Patience, Report
@@ -92,8 +93,8 @@ def heads_arguments(entries: Sequence[Entry]) -> list[list[object]]:
         values = (
             place,
             entry.key,
-            attempt if isinstance(attempt, int) else None,
-            n,
+            attempt if isinstance(attempt, int) and attempt <= NUMBER_MOST else None,  # else it cannot be there
+            n if n is not None and n <= NUMBER_MOST else None,
             request.idem,
             entry.sent_seq or None,
             entry.digest,

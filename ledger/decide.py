@@ -33,6 +33,10 @@ ATTEMPTS_AHEAD: Final = 1_000
 """How far a worker may count ahead: a slip of the pen must not use up the numbers for everybody after it."""
 
 
+NUMBER_MOST: Final = 2**31 - 1
+"""The largest `n` or attempt that the ledger has room for."""
+
+
 def decide(state: State | None, request: Request, prior: Prior | None) -> Change | Receipt | Rejection:
     """Decide one request against the newest state of its task (None: nobody has heard of it).
 
@@ -158,6 +162,8 @@ def _check_report(before: State, report: Report) -> Rejection | None:
             message=f"Attempt {report.attempt} of task {report.task_id} is too far ahead of attempt {before.attempt};"
             ' send `"attempt":"new"` to open the next one.',
         )
+    if report.n is not None and report.n > NUMBER_MOST:
+        return Rejection(code="bad_request", message=f"`n` may be {NUMBER_MOST} at most; open a new attempt.")
     if before.status in TERMINAL:
         return Rejection(
             code="task_ended",

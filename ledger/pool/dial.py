@@ -33,11 +33,11 @@ LONGEST_PAUSE_SECONDS: Final = 0.5
 # A connection is replaced at an age between this part of `recycle_seconds` and the whole.
 EARLIEST_PART: Final = 0.8
 
-# The statements of writer and reaper find every row by an index. Left to itself, PostgreSQL plans them anew each time,
-# and reads the whole of a small table to join it.
+# Every statement of ours finds its rows by an index, in order, and stops when it has enough. Left to itself, PostgreSQL
+# plans it anew each time, reads the whole of a small table to join it, or sorts all of a task to replay a page.
 INDEX_PLANS: Final = (
-    "set plan_cache_mode = force_generic_plan;"
-    "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off"
+    "set plan_cache_mode = force_generic_plan; set enable_seqscan = off; set enable_bitmapscan = off;"
+    "set enable_hashjoin = off; set enable_mergejoin = off"
 )
 
 _HOSTS: Final = re.compile(r"^(?P<before>[a-z]+://(?:[^/?#]*@)?)(?P<first>[^/?#,]+),(?P<others>[^/?#]+)")
@@ -70,7 +70,6 @@ class Dialer:
     """What asyncpg's pool calls for each new connection of a lane."""
 
     def __init__(self, settings: LedgerSettings, dsn: str, lane: str) -> None:
-        self._by_index = lane in {"write", "reaper"}
         self._settings = settings
         self._dsn = dsn
         self._application_name = f"{settings.application_name}/{lane}"
@@ -119,7 +118,7 @@ class Dialer:
                 f"set lock_timeout = {settings.lock_timeout_ms};"
                 f"set idle_in_transaction_session_timeout = {settings.idle_in_transaction_timeout_ms};"
                 "set jit = off;"  # compiling costs more than our short statements take
-                + (INDEX_PLANS if self._by_index else "")
+                + INDEX_PLANS
             )
         except BaseException:
             connection.terminate()

@@ -48,7 +48,7 @@ create table ledger.task (
     lease_ms      integer,                 -- how long the worker may be silent, where it said so itself
     deadline_at   timestamptz,
     due_at        timestamptz              -- when the reaper looks at it next, at the latest; null when it need not
-) with (fillfactor = 80); -- room for HOT updates: no index holds a column that changes with a report
+) with (fillfactor = 60); -- room for HOT updates: no index holds a column that changes with a report
 
 create index task_by_time on ledger.task (tenant, created_at desc, key desc);
 create index task_by_owner on ledger.task (tenant, owner, created_at desc, key desc) where owner is not null;

@@ -132,14 +132,21 @@ async def test_a_worker_can_beat_over_http(database: str) -> None:
             async with session.get(f"{gateway.http}/v1/tasks/e") as answer:
                 return bool((await answer.json())["liveness"] == "live")
 
-        for request in ({"json": {"attempt": 2}}, {}, {"json": {}}):
+        requests: list[dict[str, Any]] = [{"json": {"attempt": 2}}, {}, {"json": {}}]
+        for request in requests:
             await fall_silent(database, "e")
             assert not await alive()
             assert await beat("nobody-knows", **request) == 202
             assert await beat("e", json={"attempt": 1}) == 202
             assert await beat("e", **request) == 202
             await eventually(alive)
-        for wrong in ({"json": {"attempt": 0}}, {"json": {"attempt": "new"}}, {"json": []}, {"data": b"{"}):
+        mistakes: list[dict[str, Any]] = [
+            {"json": {"attempt": 0}},
+            {"json": {"attempt": "new"}},
+            {"json": []},
+            {"data": b"{"},
+        ]
+        for wrong in mistakes:
             assert await beat("e", **wrong) == 400
         assert await beat("no spaces") == 400
 
@@ -168,7 +175,7 @@ async def test_a_lease_and_a_deadline_are_kept_as_they_were_asked_for(database: 
     """A repeat with another lease is another content; the deadline is counted from the commit."""
     async with in_process(database) as gateway, gateway.client() as worker, ClientSession() as session:
         created = await worker.ask(type="create", task_id="h", deadline_ms=86_400_000)
-        opened = {"type": "report", "task_id": "h", "attempt": 1, "n": 1, "lease_ms": 120_000}
+        opened: dict[str, Any] = {"type": "report", "task_id": "h", "attempt": 1, "n": 1, "lease_ms": 120_000}
         assert (await worker.ask(**opened))["seq"] == created["seq"] + 1
         assert (await worker.ask(**opened))["repeat"]
         refused = await worker.ask(**{**opened, "lease_ms": 119_999})

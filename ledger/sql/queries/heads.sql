@@ -6,7 +6,8 @@
 -- index on them would cost every transition a third more. What is not there is looked for among the newest 1,000.
 select
     (select epoch from ledger.epoch), i.ord, t.tenant, t.task_id, t.kind, t.owner, t.created, t.status, t.seq, t.attempt,
-    t.n, t.progress, t.stage, t.message, t.data_seq, t.result_seq, t.error_seq, t.cancel_stage, t.cancel_seq, t.cancel_reason, t.lease_ms,
+    t.n, t.progress, t.stage, t.message, t.data_seq, t.result_seq, t.error_seq, t.cancel_stage, t.cancel_seq,
+    t.cancel_reason, t.lease_ms,
     coalesce(a.seq, b.seq, c.seq, d.seq) as prior_seq,
     coalesce(a.status, b.status, c.status, d.status) as prior_status,
     coalesce(a.attempt, b.attempt, c.attempt, d.attempt) as prior_attempt,

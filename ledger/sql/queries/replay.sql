@@ -1,7 +1,10 @@
 -- The transitions after a cursor, for many tasks at once. $1 keys, $2 the sequences they are after, $3 at most so many
 -- rows per task, $4 in all, $5 at most so many bytes of payload in all (but always one row).
 with page as (
-    select p.*, i.ord, i.task_id
+    select
+        p.*, i.ord, i.task_id,
+        coalesce(octet_length(p.data::text), 0) + coalesce(octet_length(p.result::text), 0)
+            + coalesce(octet_length(p.error::text), 0) as size
     from unnest($1::uuid[], $2::bigint[]) with ordinality as g (key, after, ord)
     join lateral (
         select g.ord, t.task_id from ledger.task t where t.key = g.key
@@ -13,16 +16,12 @@ with page as (
     limit $4
 ),
 measured as (
-    select
-        page.*,
-        sum(coalesce(octet_length(data::text), 0) + coalesce(octet_length(result::text), 0)
-            + coalesce(octet_length(error::text), 0)) over (order by ord, seq) as bytes,
-        row_number() over (order by ord, seq) as place
+    select page.*, sum(size) over (order by ord, seq rows unbounded preceding) as bytes
     from page
 )
 select
     (select epoch from ledger.epoch), key, task_id, seq, status, attempt, progress, stage, message, data, result, error,
     cancel, reason, at
 from measured
-where bytes <= $5 or place = 1
+where bytes <= $5 or bytes = size
 order by ord, seq
