@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from msgspec import UNSET
-from msgspec.structs import replace
+import msgspec
+from msgspec import Struct, UnsetType
 
 from gateway.protocol import messages
 from gateway.protocol.codec import check_task_id, payload
@@ -18,6 +18,7 @@ from gateway.protocol.errors import ProtocolError
 from ledger.machine import Status
 from ledger.model import CancelRequest, Create, Digest, Key, Report, fingerprint, task_key
 
+_TEXTS: Final = ("stage", "message", "reason", "kind", "owner", "key")
 _STATUS: Final = {status.value: status for status in Status}
 
 
@@ -31,28 +32,30 @@ def report_request(tenant: str, message: messages.Report) -> Report:
     if message.cancel is not None and message.status is not None:
         raise ProtocolError("bad_request", "Send `cancel` or `status`: an answer to a cancel request has no status.")
     _check_texts(message)
-    report = Report(
+    data = payload("data", message.data, messages.DATA_BYTES)
+    result = payload("result", message.result, messages.RESULT_BYTES)
+    error = payload("error", message.error, messages.ERROR_BYTES)
+    repeatable = message.n is not None or message.key is not None
+    return Report(
         tenant=tenant,
         task_id=message.task_id,
         attempt=message.attempt,
         n=message.n,
         idem=_idem(message.key),
+        digest=_digest(message, data, result, error) if repeatable else None,
         status=None if message.status is None else _STATUS[message.status],
         progress=message.progress,
         stage=message.stage,
         message=message.message,
-        data=payload("data", message.data, messages.DATA_BYTES),
-        result=payload("result", message.result, messages.RESULT_BYTES),
-        error=payload("error", message.error, messages.ERROR_BYTES),
+        data=data,
+        result=result,
+        error=error,
         kind=message.kind,
         owner=message.owner,
         cancel=message.cancel,
         lease_ms=message.lease_ms,
         deadline_ms=message.deadline_ms,
     )
-    if message.n is None and message.key is None:
-        return report
-    return replace(report, digest=_digest(report))
 
 
 def create_request(tenant: str, message: messages.Create) -> Create:
@@ -94,20 +97,40 @@ def cancel_request(tenant: str, message: messages.Cancel) -> CancelRequest:
     )
 
 
-def _digest(report: Report) -> Digest:
-    """Of all that the worker said, and nothing that only places it: UNSET and null must differ."""
-    said = (report.progress, report.stage, report.message)
-    return fingerprint(
-        "report",
-        report.status,
-        [None if value is UNSET else [value] for value in said],
-        [None if text is None else text.decode() for text in (report.data, report.result, report.error)],
-        report.kind,
-        report.owner,
-        report.cancel,
-        report.lease_ms,
-        report.deadline_ms,
+class _Said(Struct, gc=False):
+    """What a report says, and nothing that only places it. UNSET is not in its JSON: other than null."""
+
+    status: str | None
+    progress: float | UnsetType | None
+    stage: str | UnsetType | None
+    message: str | UnsetType | None
+    kind: str | None
+    owner: str | None
+    cancel: str | None
+    lease_ms: int | None
+    deadline_ms: int | None
+    payload_bytes: tuple[int, int, int]
+
+
+def _digest(message: messages.Report, data: bytes | None, result: bytes | None, error: bytes | None) -> Digest:
+    said = _Said(
+        message.status,
+        message.progress,
+        message.stage,
+        message.message,
+        message.kind,
+        message.owner,
+        message.cancel,
+        message.lease_ms,
+        message.deadline_ms,
+        (_length(data), _length(result), _length(error)),
     )
+    content = b"".join((msgspec.json.encode(said), data or b"", result or b"", error or b""))
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _length(part: bytes | None) -> int:
+    return -1 if part is None else len(part)
 
 
 def _idem(key: str | None) -> Digest | None:
@@ -117,7 +140,7 @@ def _idem(key: str | None) -> Digest | None:
 
 def _check_texts(message: messages.Report | messages.Create | messages.Cancel) -> None:
     """PostgreSQL's text has no NUL."""
-    for name in message.__struct_fields__:
-        value = getattr(message, name)
+    for name in _TEXTS:
+        value = getattr(message, name, None)
         if isinstance(value, str) and "\0" in value:
             raise ProtocolError("bad_request", f"`{name}` contains a NUL character.")

@@ -117,8 +117,7 @@ class Dialer:
                 f"set statement_timeout = {settings.statement_timeout_ms};"
                 f"set lock_timeout = {settings.lock_timeout_ms};"
                 f"set idle_in_transaction_session_timeout = {settings.idle_in_transaction_timeout_ms};"
-                "set jit = off;"  # compiling costs more than our short statements take
-                + INDEX_PLANS
+                "set jit = off;" + INDEX_PLANS  # compiling costs more than our short statements take
             )
         except BaseException:
             connection.terminate()
