@@ -188,9 +188,7 @@ class Shard:
         try:
             if decided.stale:
                 found = await self._read([entry for entry in batch if entry.key in decided.stale])
-                if epoch and epoch != self._history.epoch:
-                    return list(batch)  # what was remembered is of another history
-                epoch = self._history.epoch
+                epoch = self._history.epoch  # where it is another one, no head is left
                 decided = fold(batch, self._heads, found)
             for key, answers in decided.answers.items():
                 if key not in decided.growth:

@@ -299,3 +299,47 @@ async def test_a_restore_under_running_gateways_misleads_nobody(
     assert declared != "never" or "ledgerwire epoch new" in loud[0]["detail"]
     assert declared != "before" or not loud
     await drop_database(cluster, lost)
+
+
+@pytest.mark.parametrize("task_id", ["kept-in-part", "lost-as-a-whole"])
+async def test_a_rewind_that_nobody_speaks_of_is_seen_where_somebody_watches(
+    database: str, cluster: Cluster, task_id: str
+) -> None:
+    """No report comes any more: the re-read finds the task behind what was sent, begins an epoch, tells the client."""
+    async with GatewayProcess(database) as gateway:
+        async with gateway.client() as worker:
+            assert (await worker.ask(type="report", task_id="kept-in-part", progress=1))["ok"]
+        backup = await back_up(cluster, database)
+        async with gateway.client() as watcher:
+            await watcher.ask(type="subscribe", tasks=[{"task_id": task_id}], wait_ms=60_000)
+            while (await watcher.receive())["type"] != ("snapshot" if task_id == "kept-in-part" else "subscribed"):
+                pass
+            await eventually(lambda: reported(gateway, task_id), what="the ledger is back")
+            seen = await watcher.receive()
+            while seen["type"] == "notice":  # of the cut for the backup
+                seen = await watcher.receive()
+            assert seen["type"] == "transition"
+            cursor = {"epoch": watcher.epoch, "seq": seen["seq"]}
+            lost = await restore(cluster, database, backup)
+            while (frame := await watcher.receive())["type"] == "notice":
+                assert frame["kind"] in {"degraded", "restored"}
+            assert (frame["type"], frame["reason"]) == ("bye", "epoch_changed")
+        async with gateway.client() as watcher:
+            assert watcher.epoch == await epoch_of(database) != cursor["epoch"]
+            await watcher.ask(type="subscribe", tasks=[{"task_id": task_id, "after": cursor}])
+            known = {"verdict": "live", "seq": 1} if task_id == "kept-in-part" else {"verdict": "unknown", "seq": 0}
+            await watcher.expect("subscribed", recovered=False, **known)
+            await watcher.expect("notice", kind="jumped", **{"from": cursor}, reason="other_epoch")
+        (loud,) = [entry for entry in gateway.log if entry["event"] == "ledger_rewound"]
+        assert (loud["level"], loud["known_seq"], loud["found_seq"]) == ("error", cursor["seq"], known["seq"])
+        assert "`ledgerwire epoch new`" in loud["detail"]
+    await drop_database(cluster, lost)
+
+
+async def reported(gateway: Gateway, task_id: str) -> bool:
+    """Whether a report on the task was accepted."""
+    async with gateway.client() as worker:
+        await worker.send(type="report", id=1, task_id=task_id, key="1", progress=2)
+        while (frame := await worker.receive())["type"] != "reply":
+            pass
+        return bool(frame["ok"])

@@ -5,6 +5,7 @@ No hub and no re-read here: what the writer does by itself, in the first stateme
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -138,6 +139,41 @@ async def test_a_decision_of_the_epoch_before_is_made_again(database: str) -> No
         assert it.history.epoch == begun.name
     assert it.heard.order == [1, 2, 0, 3]
     assert await messages(database) == ["said as 1", "said as 2", "said as 3"]
+
+
+async def test_a_memory_that_fits_by_chance_leads_to_nothing(database: str, cluster: Cluster) -> None:
+    """In the new history both tasks have come as far as the writer remembers them, but by another way."""
+    names = ("a", "b")
+    async with node(database) as it:
+        for name in names:
+            await it.writer.submit(Report(tenant="t", task_id=name))
+        backup = await back_up(cluster, database)
+        await epoch.begin(SETTINGS, backup)
+        async with node(backup) as other:
+            for name in names:
+                await other.writer.submit(Report(tenant="t", task_id=name, stage="of the new history"))
+        for name in names:
+            await it.writer.submit(Report(tenant="t", task_id=name, stage="of the old history"))
+        lost = await restore(cluster, database, backup)
+        for name in names:
+            receipt = await it.writer.submit(Report(tenant="t", task_id=name, progress=50.0))
+            assert isinstance(receipt, Receipt)
+            assert receipt.seq == 3
+        tasks = await it.reader.tasks([task_key("t", name) for name in names])
+        assert [(task.stage, task.progress) for task in tasks] == [("of the new history", 50.0)] * 2
+    await drop_database(cluster, lost)
+
+
+async def test_a_batch_in_which_the_history_changes_is_answered_whole(database: str) -> None:
+    """One report has to be read for, another rests on memory: the read shows the new epoch."""
+    async with node(database) as it:
+        for name in ("a", "b"):
+            await it.writer.submit(Report(tenant="t", task_id=name))
+        await epoch.begin(SETTINGS, database)
+        keyed = Report(tenant="t", task_id="a", idem=fingerprint("key", 1), digest=fingerprint("digest", 1))
+        async with asyncio.timeout(10):
+            answers = await asyncio.gather(it.writer.submit(keyed), it.writer.submit(Report(tenant="t", task_id="b")))
+        assert [answer.seq for answer in answers if isinstance(answer, Receipt)] == [2, 2]
 
 
 async def test_a_read_tells_of_a_new_history_before_it_answers(database: str) -> None:
