@@ -38,7 +38,7 @@ HEALTHCHECK_SECONDS: Final = 3.0
 _EPILOG: Final = """\
 Every option has an environment variable: LEDGERWIRE_HOST, LEDGERWIRE_PORT, LEDGERWIRE_ALLOWED_ORIGINS,
 LEDGERWIRE_TOKEN_FILE, LEDGERWIRE_LOG_LEVEL, LEDGERWIRE_DATA_DIR; the database is DATABASE_URL.
-Pools and time-outs: docs/operations.md.
+Pools, time-outs and leases: docs/operations.md.
 """
 _EPOCH: Final = """\
 The epoch names the ledger's history. Give it a new one (`ledgerwire epoch new`) whenever commits were taken back:

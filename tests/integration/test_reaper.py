@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
+import asyncpg
 import orjson
 import pytest
 
@@ -169,18 +170,24 @@ async def test_a_beat_of_a_task_that_is_locked_comes_again_and_the_others_do_not
     await eventually(beaten)
 
 
+async def begin_many(connection: asyncpg.Connection[asyncpg.Record], count: int) -> None:
+    """So many running tasks of which nothing was heard for years."""
+    await connection.execute(
+        "insert into ledger.task (key, tenant, task_id, created, status, seq, attempt, n, data_seq, result_seq,"
+        " error_seq, beat_at, due_at)"
+        " select left(encode(sha256(convert_to($1 || e'\\x1f' || name, 'utf8')), 'hex'), 32)::uuid, $1, name,"
+        " true, 'running', 1, i % 3, 0, 0, 0, 0, '2000-01-01', '2000-01-01'"
+        " from generate_series(1, $2::integer) i cross join lateral (select 'many-' || i as name) n",
+        TENANT,
+        count,
+    )
+
+
 async def test_thousands_beat_at_once(it: Node) -> None:
     """As many beats as go into one statement, and some more, are written within its time-out, again and again."""
     await it.receipt(report("metronome"))
     async with connected(it.dsn) as connection:
-        await connection.execute(
-            "insert into ledger.task (key, tenant, task_id, created, status, seq, attempt, n, data_seq, result_seq,"
-            " error_seq, beat_at)"
-            " select left(encode(sha256(convert_to($1 || e'\\x1f' || name, 'utf8')), 'hex'), 32)::uuid, $1, name,"
-            " true, 'running', 1, i % 3, 0, 0, 0, 0, '2000-01-01'"
-            " from generate_series(1, 6000) i cross join lateral (select 'many-' || i as name) n",
-            TENANT,
-        )
+        await begin_many(connection, 6_000)
         for _ in range(3):
             before = await connection.fetchval("select now()")
             await it.beat(*((f"many-{i}", i % 3) for i in range(1, 6001)), *((f"many-{i}", 7) for i in range(1, 1001)))
@@ -408,6 +415,19 @@ async def test_the_due_tasks_are_found_by_their_index(it: Node) -> None:
             assert "Seq Scan" not in plan, plan
     finally:
         connection.terminate()
+
+
+async def test_a_look_that_takes_too_long_is_repeated_with_fewer_tasks(database: str) -> None:
+    """On a server that cannot look at 1,000 tasks within its time-out, all are looked at all the same."""
+    async with node(database, statement_timeout_ms=10, lock_timeout_ms=5) as it, connected(database) as connection:
+        await begin_many(connection, 1_000)
+        it.reaper.start()
+
+        async def none_due() -> bool:
+            due: int = await connection.fetchval("select count(*) from ledger.task where due_at < now()")
+            return due == 0
+
+        await eventually(none_due, within_seconds=30)
 
 
 async def test_thousands_at_once_are_ended_and_reports_are_not_starved(database: str) -> None:
