@@ -14,7 +14,7 @@ from .conftest import History
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 SOURCE = Path(ledgerwire.__file__).resolve().parents[1]
-ADOPT, WATCH, PLAIN = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ADOPT, WATCH, PLAIN, SILENCE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 WATCHING = """
 import asyncio, ledgerwire
 async def main():
@@ -24,15 +24,18 @@ asyncio.run(main())
 
 
 async def test_the_code_in_the_readme_runs(process: GatewayProcess, history: History) -> None:
-    """A worker, a watcher that was there before, and a worker without a loop."""
+    """A worker, two watchers that were there before, and a worker without a loop."""
     watching = WATCHING.format(body=WATCH.replace("\n", "\n    "))
+    listening = WATCHING.format(body=SILENCE.replace("\n", "\n    "))
     plain = f'{PLAIN}\nimport_rows("task-2", ["a", "b"])\nworker.close()\n'
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         seen = group.create_task(run(watching, process.ws))
+        heard = group.create_task(run(listening, process.ws))
         group.create_task(run(ADOPT, process.ws))
         group.create_task(run(plain, process.ws))
     assert len(await history(process, "task-1")) == 102
     assert seen.result().splitlines()[-1] == "102 completed 99"
+    assert heard.result().splitlines()[-1] == "completed"
     transitions = await history(process, "task-2")
     assert [each["stage"] for each in transitions] == [None, "row 0", "row 1", "row 1"]
     assert transitions[-1]["result"] == {"rows": 2}
