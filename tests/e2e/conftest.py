@@ -85,10 +85,12 @@ async def browser() -> AsyncIterator[Browser]:
 async def stage(browser: Browser) -> AsyncIterator[Stage]:
     """A gateway with a database of its own, and the example; the gateway is started again when a test kills it."""
     port, page_port = free_ports(2)
-    with tempfile.TemporaryDirectory(prefix="ledgerwire-e2e-", ignore_cleanup_errors=True) as folder:
+    scratch = tempfile.TemporaryDirectory(prefix="ledgerwire-e2e-", ignore_cleanup_errors=True)
+    with scratch as folder, pytest.MonkeyPatch.context() as patch:
         plan = Plan(port=port, page_port=page_port, data_dir=Path(folder), job_options=JOB)
         lines = []
         try:
+            patch.setenv("LEDGERWIRE_LEASE_GRACE_SECONDS", "8")  # long enough to see that a worker is late
             async with Stage(plan, lambda name, line: lines.append(readable(name, line, colour=False))) as running:
                 yield running
         finally:

@@ -115,23 +115,46 @@ async def test_a_job_that_waits_says_so_and_can_be_cancelled_while_it_waits(visi
     await cancel(page)
 
 
-async def test_a_job_without_a_sign_of_life_leaves_room_for_another(visitor: Visitor, stage: Stage) -> None:
-    """Its worker is gone for good: after half a minute the page says since when, and offers a new start."""
-    page = visitor.page
-    task = {"status": "running", "progress": 17, "stage": "parse"}
+async def abandon(stage: Stage, task_id: str, **members: object) -> None:
+    """A task whose worker is gone after one report; a second without a word is late."""
+    task = {"status": "running", "progress": 17, "stage": "parse", "lease_ms": 1_000, **members}
     async with aiohttp.ClientSession(raise_for_status=True) as session:
-        await session.post(f"{stage.plan.http_url}/v1/tasks/orphan-1/transitions", json=task)
+        await session.post(f"{stage.plan.http_url}/v1/tasks/{task_id}/transitions", json=task)
+
+
+async def test_a_job_whose_worker_is_silent_leaves_room_for_another(visitor: Visitor, stage: Stage) -> None:
+    """The gateway says that it is late; a word of the worker makes it a running job again."""
+    page = visitor.page
+    await abandon(stage, "orphan-1", lease_ms=60_000)
     await page.goto(f"{stage.plan.page_url}#task=orphan-1")
-    await expect(page.locator("#connection")).to_have_text("Live")
-    await page.clock.install()
-    await page.reload()
     await expect(page.locator("#status")).to_have_text("Running")
     await expect(page.locator("#start")).to_be_hidden()
-    await page.clock.fast_forward(31_000)
-    await expect(page.locator("#message")).to_contain_text("No sign of life since")
+    await abandon(stage, "orphan-1", progress=18)
+    await expect(page.locator("#status")).to_have_text("Late")
+    await expect(page.locator("#message")).to_have_text(
+        re.compile(r"^Its worker has been silent for \d+ s and may be gone\. You can start another job\.$")
+    )
+    await abandon(stage, "orphan-1", lease_ms=60_000)
+    await expect(page.locator("#status")).to_have_text("Running")
+    await expect(page.locator("#start")).to_be_hidden()
+    await abandon(stage, "orphan-1")
     await page.locator("#start").get_by_text("Start another").click()
     await expect(page.locator("#task-id")).to_have_text(re.compile("^index-"))
     await cancel(page)
+
+
+async def test_a_job_that_was_given_up_says_so(visitor: Visitor, stage: Stage) -> None:
+    """Late first, also for a page that is opened only then; lost in the end, with the reason and a new start."""
+    page = visitor.page
+    await abandon(stage, "orphan-2")
+    await page.goto(f"{stage.plan.page_url}#task=orphan-2")
+    await expect(page.locator("#status")).to_have_text("Late")
+    await page.reload()
+    await expect(page.locator("#status")).to_have_text("Late")
+    await expect(page.locator("#status")).to_have_text("Lost")
+    await expect(page.locator("#message")).to_have_text("The worker fell silent, and the gateway has given up on it.")
+    await expect(page.locator("#failure")).to_have_text("Nothing was heard of the worker for too long.")
+    await expect(page.locator("#start")).to_have_text("Start again")
 
 
 async def test_a_folder_that_is_not_there_fails_with_a_sentence_that_names_it(visitor: Visitor) -> None:

@@ -195,6 +195,20 @@ async def test_an_ended_task_needs_no_connection_once_all_was_seen(play: Player)
     assert told(last, "state")[0]["state"] == "finished"
 
 
+async def test_silence_is_told_with_the_time_of_the_last_sign_of_life(play: Player) -> None:
+    """By the page's own clock; not by what is left of an earlier subscription."""
+    late = frame(type="liveness", task_id="t", liveness="late", beat_age_ms=70_000)
+    live = frame(type="liveness", task_id="t", liveness="live", beat_age_ms=10)
+    assert await play(*FOLLOWING, (90_000, late)) == [{"do": "tell", "what": "liveness", "silentAt": 20_000}]
+    assert await play(*FOLLOWING, (90_000, live)) == [{"do": "tell", "what": "liveness", "silentAt": None}]
+    assert await play(*GREETED, (90_000, late)) == []
+    assert await play(*FOLLOWING, (4, transition(1)), (5, transition(3)), (90_000, late)) == []
+    task = {"task_id": "t", "seq": 5, "status": "running", "liveness": "late", "beat_age_ms": 1_000}
+    begun = [*GREETED, (3, subscribed(5, recovered=False))]
+    (shown,) = told(await play(*begun, (4_000, frame(type="snapshot", task=task))), "snapshot")
+    assert shown["silentAt"] == 3_000
+
+
 async def test_a_brown_out_keeps_the_connection(play: Player) -> None:
     """Once a subscribe was understood, its answer may take as long as the ledger is away."""
     understood = [*GREETED, (3, frame(type="reply", id=1, ok=True)), (4, frame(type="notice", kind="degraded"))]

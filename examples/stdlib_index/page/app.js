@@ -1,14 +1,14 @@
 // Wires the page together: buttons, the job on the server, the stream that follows it, and what survives a reload.
 
 import { Connection } from "./connection.js";
-import { learn, newJob, over, silentSince } from "./job.js";
+import { learn, neglect, newJob, over } from "./job.js";
 import * as memory from "./memory.js";
 import { Stream } from "./stream.js";
 import * as view from "./view.js";
 import { CONNECTION, RESTORED, UNKNOWN, recovery } from "./words.js";
 
 const SAVE_EVERY_MS = 250;
-const LOOK_EVERY_MS = 1_000; // whether a job has been silent for too long
+const LOOK_EVERY_MS = 1_000; // for how long a job has been silent by now
 const $ = (id) => document.getElementById(id);
 
 let settings = null; // {gateway, python}
@@ -71,14 +71,14 @@ function draw({ settling = false } = {}) {
   following.drawing = false;
   const asked = stream.cancelReason !== undefined;
   view.showConnection(state);
-  const silentAt = state.state === "live" ? silentSince(job, Date.now()) : null; // else it is the page that hears nothing
-  view.showJob(job, { cursor: stream.cursor, state: state.state, asked, silentAt, settling });
+  const neglected = state.state === "live" ? neglect(job, Date.now()) : null; // else it is the page that hears nothing
+  view.showJob(job, { cursor: stream.cursor, state: state.state, asked, neglected, settling });
   const running = !over(job) && state.state !== "refused";
   const cancelling = asked || job.status === "cancelling";
   $("cancel").hidden = job.unknown;
   $("cancel").disabled = cancelling || !running; // it keeps its place, so that no other button moves under the pointer
   $("cancel").textContent = cancelling && running ? "Cancelling …" : "Cancel";
-  $("start").hidden = running && !silentAt;
+  $("start").hidden = running && !neglected;
   $("start").textContent = running ? "Start another" : "Start again";
   $("start-missing").hidden = running;
   $("last").hidden = true;

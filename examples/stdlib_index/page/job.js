@@ -23,7 +23,7 @@ export function newJob(taskId) {
     cancels: {}, // cancel stage → {seq, at}
     startedAt: null,
     updatedAt: null,
-    beatAt: null, // comes with a snapshot only
+    silentAt: null, // the last sign of life of a worker that is late; null: it is not late
     rows: [], // {kind: "transition" | "snapshot" | "jumped" | "gap" | "recovered", …}
     repeats: 0,
     gaps: 0,
@@ -52,18 +52,28 @@ const LEARNINGS = {
     job.updatedAt = at;
     if (transition.status === "running") job.startedAt ??= at;
     if (cancel) job.cancels[cancel.stage] = { seq, at };
+    if (cancel?.stage !== "recorded") job.silentAt = null; // all but a client's wish is a sign of life
     const { status, progress, stage, message } = transition;
     job.rows.push({ kind: "transition", seq, at, status, progress, stage, message, replayed, cancel: cancel?.stage ?? null });
   },
 
-  snapshot(job, { task }) {
+  snapshot(job, { task, silentAt }) {
     for (const name of [...SMALL, ...LARGE]) job[name] = task[name];
     job.seq = task.seq;
     job.updatedAt = task.updated_at;
-    job.beatAt = task.beat_at;
+    job.silentAt = silentAt;
     job.startedAt = task.created_at;
     if (task.cancel) job.cancels[task.cancel.stage] = { seq: task.cancel.seq, at: task.updated_at };
     job.rows.push({ kind: "snapshot", seq: task.seq, status: task.status });
+  },
+
+  liveness(job, { silentAt }) {
+    job.silentAt = silentAt;
+  },
+
+  /** A new connection tells again of a worker that is late. */
+  state(job, { state }) {
+    if (state === "connecting" || state === "reconnecting") job.silentAt = null;
   },
 
   recovered(job, { awayMs, resumed, caughtUp, seq }) {
@@ -88,12 +98,14 @@ const LEARNINGS = {
   },
 };
 
-const SILENT_MS = 30_000;
+const PATIENCE_MS = 30_000;
 
-/** Since when nothing has been heard of a job that should be at work; null: it was heard of lately, or is over. */
-export function silentSince(job, now) {
-  const at = [job.updatedAt, job.beatAt].filter(Boolean).sort().at(-1);
-  return at && !over(job) && now - Date.parse(at) > SILENT_MS ? at : null;
+/** Why another job may be wanted: {silentMs} of a worker that is late, {waitingSince} of a job not taken up; or null. */
+export function neglect(job, now) {
+  if (over(job)) return null;
+  if (job.silentAt !== null) return { silentMs: now - job.silentAt };
+  const waits = job.status === "pending" && now - Date.parse(job.updatedAt) > PATIENCE_MS;
+  return waits ? { waitingSince: job.updatedAt } : null;
 }
 
 export const over = (job) => job.unknown || ended(job.status);

@@ -5,7 +5,8 @@
 // a clock or storage: `connection.js` performs its effects, `app.js` shows what it tells.
 //
 // Effects: {do: "connect"}, {do: "send", message}, {do: "close"}, and {do: "tell", what, …}, where `what` is one of
-// state, transition, snapshot, jumped, unknown, gap, repeat, recovered, receipt, problem.
+// state, transition, snapshot, liveness, jumped, unknown, gap, repeat, recovered, receipt, problem. A snapshot and a
+// liveness come with `silentAt`: the time of a late worker's last sign of life, null for any other.
 
 export const LIMITS = Object.freeze({
   connectMs: 10_000,
@@ -49,6 +50,7 @@ export function mayReturn(bye, code) {
 
 const tell = (what, more = {}) => ({ do: "tell", what, ...more });
 const send = (message) => ({ do: "send", message });
+const silentAt = ({ liveness, beat_age_ms: ageMs }, now) => (liveness === "late" ? now - (ageMs ?? 0) : null);
 
 export class Stream {
   /** `cursor` is {epoch, seq} or null; `fresh` says that the task may not have reached the ledger yet. */
@@ -194,11 +196,15 @@ export class Stream {
     return [...appeared, tell("transition", { transition, replayed }), ...this.#caughtUp()];
   }
 
-  take_snapshot({ task }) {
+  take_snapshot({ task }, now) {
     if (task.task_id !== this.taskId || this.phase !== "following") return [];
     this.snapshotDue = false;
     const appeared = this.#settle(task.seq, task.status);
-    return [...appeared, tell("snapshot", { task }), ...this.#finishIfEnded()];
+    return [...appeared, tell("snapshot", { task, silentAt: silentAt(task, now) }), ...this.#finishIfEnded()];
+  }
+
+  take_liveness(worker, now) {
+    return this.phase === "following" && !this.deaf ? [tell("liveness", { silentAt: silentAt(worker, now) })] : [];
   }
 
   take_notice({ kind, reason, from, to }) {

@@ -4,7 +4,7 @@
 
 import { CANCEL_PATH, audit, over } from "./job.js";
 import { Rows, element } from "./rows.js";
-import { CANCEL, CANCEL_STAGE, CONNECTION, ENDING, HINT, STATUS, clock, continuity, count, duration, failure, plural, silence } from "./words.js";
+import { CANCEL, CANCEL_STAGE, CONNECTION, ENDING, HINT, LATE, STATUS, clock, continuity, count, duration, failure, plural, silence } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const rows = new Rows($("rows"));
@@ -41,15 +41,18 @@ export function showConnection({ state, sentence = null }) {
 
 const isStale = (state) => ["reconnecting", "degraded", "refused"].includes(state);
 
-/** `silentAt` is null for a job that was heard of lately; `state` is the connection's; `asked` is true from the press of Cancel until the ledger has it. */
-export function showJob(job, { cursor, state, asked, silentAt, settling = false }) {
+/** `neglected` is null for a job that is looked after; `state` is the connection's; `asked` is true from the press of Cancel until the ledger has it. */
+export function showJob(job, { cursor, state, asked, neglected, settling = false }) {
   const stale = isStale(state);
   const percent = Math.floor(job.progress ?? 0);
+  const late = neglected?.silentMs !== undefined;
+  const status = job.unknown ? "Unknown task" : late && job.status === "running" ? LATE : STATUS[job.status ?? "none"];
   document.body.dataset.status = job.status ?? "none";
-  setText("status", job.unknown ? "Unknown task" : STATUS[job.status ?? "none"]);
+  document.body.dataset.late = String(late);
+  setText("status", status);
   setText("percent", percent);
   setText("stage", over(job) ? "" : (job.stage ?? ""));
-  setText("message", silentAt ? silence(job, silentAt) : messageOf(job, stale));
+  setText("message", neglected ? silence(neglected) : messageOf(job, stale));
   setText("task-id", job.taskId);
   $("task").hidden = false;
   $("bar").setAttribute("aria-valuenow", percent);
@@ -63,13 +66,13 @@ export function showJob(job, { cursor, state, asked, silentAt, settling = false 
   setText("failure", failure(job.error));
   showResult(job);
   showRows(job, cursor, settling);
-  document.title = titleOf(job, percent);
-  announceProgress(job, percent);
+  document.title = titleOf(job, percent, status);
+  announceProgress(job, percent, status);
 }
 
 function messageOf(job, stale) {
   if (job.unknown) return "There is nothing to show for it.";
-  if (over(job)) return ENDING[job.status];
+  if (over(job)) return ENDING["forced" in job.cancels ? "forced" : job.status];
   const told = job.message ?? (job.status === "pending" ? waitingFor(job) : "");
   return stale && job.updatedAt ? `As of ${clock(job.updatedAt)}: ${told}` : told;
 }
@@ -78,8 +81,9 @@ function waitingFor({ data }) {
   return data?.ahead ? `${plural(data.ahead, "job")} ahead of it.` : "A worker takes it up in a moment.";
 }
 
-function titleOf(job, percent) {
+function titleOf(job, percent, status) {
   const name = "Standard library index";
+  if (status === LATE) return `${status} · ${name}`;
   if (job.status === "running") return `${percent} % ${job.stage ?? ""} · ${name}`;
   return job.status && job.status !== "pending" ? `${STATUS[job.status]} · ${name}` : name;
 }
@@ -89,7 +93,7 @@ function titleOf(job, percent) {
 function showCancel(job, asked, stale) {
   const stages = Object.keys(job.cancels);
   $("cancel-part").hidden = stages.length === 0 && !asked;
-  const last = ["too_late", "refused", "honoured"].find((stage) => stage in job.cancels) ?? "honoured";
+  const last = ["too_late", "refused", "forced", "honoured"].find((stage) => stage in job.cancels) ?? "honoured";
   const items = [...CANCEL_PATH.slice(0, 2), last].map((stage) => {
     const reached = job.cancels[stage];
     const item = element("li", { text: CANCEL_STAGE[stage], data: { stage, reached: Boolean(reached) } });
@@ -134,12 +138,11 @@ function showRows(job, cursor, settling) {
 // ── for those who listen ─────────────────────────────────────────────────────────────────────────────────────────────
 
 /** Every tenth of the way and every change of status is said aloud; each transition would be noise. */
-function announceProgress(job, percent) {
+function announceProgress(job, percent, words) {
   const tens = Math.floor(percent / 10) * 10;
-  const words = STATUS[job.status ?? "none"];
   if (words === announced.words && tens <= announced.tens) return;
   announced = { words, tens };
-  announce(job.status === "running" ? `${words}, ${percent} percent, ${job.stage ?? ""}` : words);
+  announce(words === STATUS.running ? `${words}, ${percent} percent, ${job.stage ?? ""}` : words);
 }
 
 function announce(sentence) {

@@ -44,10 +44,13 @@ export const STATUS = {
   lost: "Lost",
 };
 
+export const LATE = "Late";
+
 /** A job that should be at work and says nothing; one that waits for its turn has nothing to say. */
-export function silence({ status }, at) {
-  if (status === "pending") return `It has waited since ${clock(at)}.`;
-  return `No sign of life since ${clock(at)}; its worker may be gone. You can start another job.`;
+export function silence({ silentMs, waitingSince }) {
+  if (waitingSince) return `It has waited since ${clock(waitingSince)}.`;
+  const silent = silentMs < 120_000 ? `${Math.round(silentMs / 1000)} s` : duration(silentMs);
+  return `Its worker has been silent for ${silent} and may be gone. You can start another job.`;
 }
 
 // What stands under the bar once the job has ended.
@@ -56,6 +59,7 @@ export const ENDING = {
   failed: "The job could not be done.",
   cancelled: "Stopped before the end, as asked.",
   lost: "The worker fell silent, and the gateway has given up on it.",
+  forced: "Nobody answered the cancel, so the gateway has ended the job.",
 };
 
 export function recovery({ awayMs, resumed, caughtUp, seq }) {
@@ -94,6 +98,7 @@ export const CANCEL = {
   recorded: "The gateway has committed the request; it survives every restart.",
   delivered: "The worker has heard it and is stopping.",
   honoured: "The worker has stopped.",
+  forced: "The worker did not answer in time; it may be at work still, and nothing it says counts any more.",
   refused: "The worker refused and goes on.",
   too_late: "Too late: the job had already ended.",
 };
@@ -102,6 +107,7 @@ export const CANCEL_STAGE = {
   recorded: "Recorded",
   delivered: "Delivered",
   honoured: "Honoured",
+  forced: "Forced",
   refused: "Refused",
   too_late: "Too late",
 };
