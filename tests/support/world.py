@@ -1,0 +1,224 @@
+"""The parts of two gateways over one database, for tests without an event loop, where time can be made to pass.
+
+Both have a writer; the first has the hub and those who watch, the second tells it of its commits by hints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+
+import asyncpg
+
+from gateway.auth import Principal
+from gateway.bus.local import LocalBus
+from gateway.bus.port import Hint
+from gateway.connection import Connection
+from gateway.hub import Hub
+from gateway.protocol.errors import Bye
+from gateway.services import Services
+from ledger.batch import Answer
+from ledger.leases import Beats
+from ledger.model import Key, Request, Transition
+from ledger.pool import Pools
+from ledger.reader import Reader
+from ledger.reaper import Reaper
+from ledger.settings import LedgerSettings
+from ledger.writer import Writer
+from tests.support.postgres import Cluster, temporary_database
+
+LONG_AGO: Final = timedelta(days=300)
+STEP_SECONDS: Final = 20.0
+T = TypeVar("T")
+
+
+class Elsewhere:
+    """What another gateway's writer tells: hints, over the bus."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def watches(self, key: Key) -> bool:
+        return False
+
+    def committed(self, transitions: Sequence[Transition], heads: Sequence[tuple[Key, int]]) -> None:
+        for key, seq in heads:
+            self._hub.hinted(Hint(key, seq))
+
+    def reached(self, key: Key, seq: int) -> None:
+        self._hub.hinted(Hint(key, seq))
+
+
+class OneTenant:
+    """Everybody is of this tenant."""
+
+    def __init__(self, tenant: str) -> None:
+        self._tenant = tenant
+
+    async def authenticate(self, token: str | None) -> Principal:
+        return Principal(tenant=self._tenant, subject="watcher")
+
+
+class Watching:
+    """A client that watches tasks from before they are, and comes back where it was when it had gone."""
+
+    one_way = False
+
+    def __init__(self, services: Services, task_ids: Sequence[str]) -> None:
+        self._services = services
+        self._running: asyncio.Task[None] | None = None
+        self.seen: dict[str, list[dict[str, Any]]] = {task_id: [] for task_id in task_ids}
+        self.told: list[dict[str, Any]] = []
+
+    @property
+    def here(self) -> bool:
+        return self._running is not None
+
+    async def come(self) -> None:
+        connection = Connection(self._services, self)
+        self._running = asyncio.create_task(connection.run())
+        await connection.receive('{"type":"hello","v":1}')
+        tasks = [
+            {"task_id": task_id, "after": {"epoch": self._services.epoch, "seq": len(seen)}}
+            for task_id, seen in self.seen.items()
+        ]
+        await connection.receive(json.dumps({"type": "subscribe", "id": 1, "tasks": tasks, "wait_ms": 600_000}))
+
+    async def go(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            running.cancel()
+            await asyncio.wait([running], timeout=5)
+
+    # As the connection's transport
+
+    async def send(self, frames: Sequence[bytes]) -> None:
+        for frame in frames:
+            message = json.loads(frame)
+            if message["type"] == "transition":
+                self.seen[message["task_id"]].append(message)
+            elif message["type"] not in {"welcome", "subscribed", "liveness"} and message.get("ok") is not True:
+                self.told.append(message)
+
+    async def close(self, bye: Bye) -> None:
+        self.told.append({"bye": bye.reason})
+
+    def abort(self) -> None:
+        self.told.append({"cut": True})
+
+
+class World:
+    """What `world` opens."""
+
+    def __init__(self, runner: asyncio.Runner, pools: Pools, services: Services, writers: list[Writer]) -> None:
+        self._runner = runner
+        self._pools = pools
+        self._writers = writers
+        self.services = services
+        self.reaper: Reaper
+
+    def run(self, what: Coroutine[Any, Any, T]) -> T:
+        """Let the world go on until this is done."""
+        return self._runner.run(asyncio.wait_for(what, timeout=STEP_SECONDS))
+
+    async def submit(self, asked: Sequence[tuple[int, Request]]) -> list[Answer]:
+        """All at once, each through a writer; the answers."""
+        return list(await asyncio.gather(*(self._writers[place].submit(request) for place, request in asked)))
+
+    async def fetch(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
+        return await self._pools.control.fetch(sql, *arguments)
+
+    async def pass_time(self, milliseconds: int) -> None:
+        """All that has happened was so much earlier; and the ledger was there all the time."""
+        if self.reaper.since is None or not self.reaper.holds:
+            await self.reaper.step()
+        some = timedelta(milliseconds=milliseconds)
+        await self.fetch(
+            "update ledger.task set created_at = created_at - $1::interval, updated_at = updated_at - $1::interval,"
+            " beat_at = beat_at - $1::interval, deadline_at = deadline_at - $1::interval,"
+            " due_at = due_at - $1::interval",
+            some,
+        )
+        await self.fetch("update ledger.transition set at = at - $1::interval", some)
+
+    async def look(self) -> None:
+        """The reaper looks until nothing is due."""
+        while True:
+            await self.reaper.step()  # the server may have ended its session for being idle: then it begins anew
+            assert self.reaper.since is not None
+            self.reaper.since -= LONG_AGO
+            while await self.reaper.step() == 0:
+                pass
+            if (
+                self.reaper.holds
+                and self.reaper.since < (await self.fetch("select now() as at"))[0]["at"] - LONG_AGO / 2
+            ):
+                return
+
+
+@contextmanager
+def world(cluster: Cluster, settings: LedgerSettings, *, tenant: str) -> Iterator[World]:
+    """A world of its own, where everybody is of one tenant."""
+    with asyncio.Runner() as runner:
+        opened = _opened(runner, cluster, settings, tenant)
+        it = runner.run(anext(opened))
+        try:
+            yield it
+        finally:
+            runner.run(_closed(opened))
+
+
+async def _opened(
+    runner: asyncio.Runner, cluster: Cluster, settings: LedgerSettings, tenant: str
+) -> AsyncGenerator[World, None]:
+    async with AsyncExitStack() as stack:
+        dsn = await stack.enter_async_context(temporary_database(cluster))
+        here, there = [await Pools.open(settings, dsn) for _ in range(2)]
+        stack.push_async_callback(here.close)
+        stack.push_async_callback(there.close)
+        lease_ms = settings.patience.lease_ms
+        hub = Hub(Reader(here.control, lease_ms=lease_ms), LocalBus())
+        writers = []
+        for pools, listener in ((here, hub), (there, Elsewhere(hub))):
+            writer = Writer(
+                pools.write,
+                listener,
+                shards=1,
+                queue_limit=settings.queue_limit,
+                queue_wait_seconds=STEP_SECONDS / 2,
+                batch_limit=settings.batch_limit,
+                patience=settings.patience,
+            )
+            writer.start()
+            stack.push_async_callback(writer.close, 2.0)
+            writers.append(writer)
+        reader = Reader(here.read, lease_ms=lease_ms)
+        services = Services(
+            hub=hub,
+            writer=writers[0],
+            reader=reader,
+            beats=Beats(here.control),
+            authenticator=OneTenant(tenant),
+            epoch=await reader.epoch(),
+            ping_interval_seconds=3_600.0,
+            max_connections=10,
+        )
+        it = World(runner, here, services, writers)
+        it.reaper = Reaper(writers[1], settings, dsn)
+        stack.push_async_callback(it.reaper.close)
+        stack.push_async_callback(_cancelled, asyncio.create_task(hub.run(), name="hub"))
+        yield it
+
+
+async def _closed(opened: AsyncGenerator[World, None]) -> None:
+    async for _ in opened:
+        raise AssertionError("a world is opened once")
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task], timeout=5)
