@@ -22,6 +22,7 @@ from gateway.hub import Hub
 from gateway.protocol.errors import Bye
 from gateway.services import Services
 from ledger.batch import Answer
+from ledger.epoch import History
 from ledger.leases import Beats
 from ledger.model import Key, Request, Transition
 from ledger.pool import Pools
@@ -181,9 +182,12 @@ async def _opened(
         stack.push_async_callback(here.close)
         stack.push_async_callback(there.close)
         lease_ms = settings.patience.lease_ms
-        hub = Hub(Reader(here.control, lease_ms=lease_ms), LocalBus())
+        history = History()
+        reader = Reader(here.read, lease_ms=lease_ms, history=history)
+        await reader.epoch()
+        hub = Hub(Reader(here.control, lease_ms=lease_ms, history=history), LocalBus())
         writers = []
-        for pools, listener in ((here, hub), (there, Elsewhere(hub))):
+        for pools, listener, of in ((here, hub, history), (there, Elsewhere(hub), History())):
             writer = Writer(
                 pools.write,
                 listener,
@@ -192,18 +196,18 @@ async def _opened(
                 queue_wait_seconds=STEP_SECONDS / 2,
                 batch_limit=settings.batch_limit,
                 patience=settings.patience,
+                history=of,
             )
             writer.start()
             stack.push_async_callback(writer.close, 2.0)
             writers.append(writer)
-        reader = Reader(here.read, lease_ms=lease_ms)
         services = Services(
             hub=hub,
             writer=writers[0],
             reader=reader,
             beats=Beats(here.control),
             authenticator=OneTenant(tenant),
-            epoch=await reader.epoch(),
+            history=history,
             ping_interval_seconds=3_600.0,
             max_connections=10,
         )
