@@ -11,19 +11,20 @@ import asyncio
 import random
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
 import structlog
 
 from ledger.arguments import advance_arguments, append_arguments, heads_arguments
-from ledger.batch import Answer, Entry, Fold, Found, Growth, Outcome, fold, transitions_of
+from ledger.batch import Answer, Fold, Found, Growth, fold, transitions_of
 from ledger.epoch import History
-from ledger.errors import Busy, LedgerError, OutcomeUnknown, Refused, Unavailable
+from ledger.errors import Busy, OutcomeUnknown, Refused, Unavailable
 from ledger.literals import NotJson
 from ledger.machine import TERMINAL
 from ledger.model import Key, Patience, Rejection, State, Transition
+from ledger.pending import Pending
 from ledger.pool import Lane
 from ledger.receipts import receipt
 from ledger.rows import prior_of, state_of
@@ -49,26 +50,6 @@ class Listener(Protocol):
 
     def reached(self, key: Key, seq: int) -> None:
         """The task is known to have come at least so far; what happened in between was not seen here."""
-
-
-class Pending(Entry, eq=False, kw_only=True):
-    """A request that waits for its answer, until `deadline` (monotonic seconds)."""
-
-    deadline: float
-    tell: Callable[[Outcome], None]
-    done: bool = False
-    """Whether its outcome is known; it is told once."""
-
-    def resolve(self, outcome: Outcome) -> None:
-        if not self.done:
-            self.done = True
-            self.say(outcome)
-
-    def say(self, outcome: Outcome) -> None:
-        try:
-            self.tell(outcome)
-        except Exception:
-            log.exception("listener_fault", task_id=self.request.task_id)
 
 
 class Shard:
@@ -120,7 +101,7 @@ class Shard:
             self._task.cancel()
             await asyncio.wait([self._task])
         for pending in (*self._at_work, *self._queue):
-            pending.resolve(_gone(pending))
+            pending.resolve(pending.gone())
         await self._connection.close()
 
     async def _run(self) -> None:
@@ -168,7 +149,7 @@ class Shard:
         for pending in late:
             self.turns.miss(pending.key, pending.request, now)
             if self._failures or pending.sent_seq:
-                pending.resolve(_gone(pending))
+                pending.resolve(pending.gone())
             else:
                 pending.resolve(Busy("Others write to this task without a pause.", retry_after_ms=BUSY_RETRY_AFTER_MS))
         waiting, self._queue = self._queue, deque()
@@ -176,7 +157,7 @@ class Shard:
             if self.turns.may_come(pending.key, pending.request, now):
                 self._queue.append(pending)
             else:
-                pending.resolve(_gone(pending) if pending.sent_seq else out_of_turn())
+                pending.resolve(pending.gone() if pending.sent_seq else out_of_turn())
 
     async def _commit(self, batch: Sequence[Pending]) -> list[Pending]:
         """Settle a batch; returns the entries whose task had moved on, in order, to be decided again.
@@ -346,15 +327,6 @@ class Shard:
             if (known := self._history.lost(entry.key, 0 if state is None else state.seq)) is not None:
                 await self._history.rewound(self._connection.fetch, known)
         return found
-
-
-def _gone(pending: Pending) -> LedgerError:
-    if pending.sent_seq:
-        return OutcomeUnknown(
-            "The database did not say whether this was written; send the same again with the same n or key.",
-            retry_after_ms=1000,
-        )
-    return Unavailable("The database cannot be reached; nothing was written.", retry_after_ms=1000)
 
 
 def _full_jitter(failures: int) -> float:

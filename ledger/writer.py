@@ -20,8 +20,9 @@ from ledger.batch import Answer, Outcome
 from ledger.epoch import History
 from ledger.errors import Busy, LedgerError, Unavailable
 from ledger.model import Patience, Request, task_key
+from ledger.pending import Pending
 from ledger.pool import Lane
-from ledger.shard import BUSY_RETRY_AFTER_MS, Listener, Pending, Shard
+from ledger.shard import BUSY_RETRY_AFTER_MS, Listener, Shard
 from ledger.turns import out_of_turn
 
 LOW_WATER: Final = 0.75
