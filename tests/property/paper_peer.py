@@ -202,11 +202,14 @@ class PaperPeer:
         else:
             assert interest.mode == "latest"
             assert shown["seq"] > interest.position
+        key = self._key(shown["task_id"])
+        since = self.tasks.events[key][interest.position : shown["seq"]]
+        still_late = interest.late and not any(event.shows_life for event in since)  # it may have beaten meanwhile
         interest.phase, interest.position = "live", shown["seq"]
         interest.late = shown["liveness"] == "late"
-        task = self.tasks.snapshots[self._key(shown["task_id"])][shown["seq"] - 1]
+        task = self.tasks.snapshots[key][shown["seq"] - 1]
         if interest.late:
-            assert shown["seq"] in self.tasks.late_at[self._key(shown["task_id"])]
+            assert still_late or shown["seq"] in self.tasks.late_at[key]
             task = replace(task, liveness=Liveness.LATE, beat_age_ms=SILENT_MS)
             self.saw["late snapshot"] += 1
         assert frame == codec.snapshot_frame(task)
