@@ -306,5 +306,5 @@ def advance(task: Task, transition: Transition) -> Task:
         cancel=cancel,
         updated_at=transition.at,
         beat_age_ms=None if transition.status not in LEASED else 0 if heard else task.beat_age_ms,
-        liveness=liveness_of(transition.status, late=not heard and task.liveness is Liveness.LATE),
+        liveness=liveness_of(transition.status) if heard or transition.status not in LEASED else task.liveness,
     )

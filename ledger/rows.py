@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 
-from ledger.machine import LEASED, CancelStage, Status, liveness_of
+from ledger.machine import LEASED, CancelStage, Liveness, Status, liveness_of
 from ledger.model import Cancel, Head, Prior, State, Task, Transition
 
 
@@ -51,7 +51,7 @@ def head_of(row: asyncpg.Record) -> Head:
     return Head(
         seq=row["seq"],
         status=status,
-        liveness=liveness_of(status, late=row["late"]),
+        liveness=_liveness(row, status),
         beat_age_ms=_beat_age_ms(row, status),
     )
 
@@ -80,7 +80,7 @@ def task_of(row: asyncpg.Record) -> Task:
         deadline_at=row["deadline_at"],
         beat_at=row["beat_at"],
         beat_age_ms=_beat_age_ms(row, status),
-        liveness=liveness_of(status, late=row["late"]),
+        liveness=_liveness(row, status),
     )
 
 
@@ -108,6 +108,12 @@ def _cancel_of(row: asyncpg.Record) -> Cancel | None:
     if row["cancel_stage"] is None:
         return None
     return Cancel(stage=CancelStage(row["cancel_stage"]), seq=row["cancel_seq"], reason=row["cancel_reason"])
+
+
+def _liveness(row: asyncpg.Record, status: Status) -> Liveness | None:
+    if status in LEASED and row["beat_age_ms"] is None:
+        return None  # cancelled before anybody began
+    return liveness_of(status, late=row["late"])
 
 
 def _beat_age_ms(row: asyncpg.Record, status: Status) -> int | None:
