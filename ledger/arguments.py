@@ -19,7 +19,7 @@ _ADVANCE: Final[tuple[Encoder, ...]] = (
 _APPEND: Final[tuple[Encoder, ...]] = (
     words, words, texts, texts, texts, texts, words, words, words, words, words, words_or_null, texts, texts, words,
     words, words, words_or_null, words_or_null, texts, words_or_null, words_or_null, words_or_null, words,
-    words, words, words, words, words_or_null, words_or_null, texts, texts, words_or_null, texts, words, words_or_null,
+    words, words, words, words, words, words_or_null, texts, texts, words_or_null, texts, words, words_or_null,
     payloads, payloads, payloads,
 )  # fmt: skip
 
@@ -59,8 +59,9 @@ def append_columns(growth: Mapping[Key, Growth[E]], patience: Patience) -> list[
         ))  # fmt: skip
         for entry, change in grown.changes:
             p = change.step
+            n = -change.state.n if p.n is None else p.n  # see schema.sql
             transitions.append((
-                key, p.seq, p.status, p.attempt, p.n, p.progress, p.stage, p.message, p.cancel, p.reason, entry.digest,
+                key, p.seq, p.status, p.attempt, n, p.progress, p.stage, p.message, p.cancel, p.reason, entry.digest,
                 entry.request.idem, p.data, p.result, p.error,
             ))  # fmt: skip
     return [*zip(*tasks, strict=True), *zip(*transitions, strict=True)]

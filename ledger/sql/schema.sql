@@ -60,7 +60,7 @@ create table ledger.transition (
     seq      bigint      not null,
     status   text        not null,
     attempt  integer     not null,
-    n        integer,                      -- the worker's number within the attempt
+    n        integer,                      -- the worker's number within the attempt; without one the last, negated
     progress double precision,
     stage    text,
     message  text,

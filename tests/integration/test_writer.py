@@ -743,3 +743,26 @@ async def _at_least(count: int, found: Awaitable[Sequence[object]]) -> bool:
 
 async def _written(dsn: str, message: str) -> bool:
     return (await messages(dsn))[message] > 0
+
+
+@pytest.mark.parametrize("numbers", ["by tens", "from 5,000 on", "with others between", "of an attempt before"])
+async def test_a_repeat_is_found_however_far_back_it_is(database: str, numbers: str) -> None:
+    """Numbers may be skipped, and others may write in between: what was accepted is never called too late."""
+    first = [report(attempt=1, n=n * 10, message=str(n)) for n in range(1, 1501)]
+    if numbers == "from 5,000 on":
+        first = [report(attempt=1, n=5000 + n, message=str(n)) for n in range(1500)]
+    sent = list(first)
+    if numbers == "with others between":
+        sent[700:700] = [report() for _ in range(1500)]
+    if numbers == "of an attempt before":
+        sent += [report(attempt=2, n=n) for n in range(1, 1501)]
+    async with ledger(database, **PATIENT) as it:
+        before = await asyncio.gather(*map(it.receipt, sent))
+        places = {id(one): answer.seq for one, answer in zip(sent, before, strict=True)}
+        again = await asyncio.gather(*map(it.receipt, first))
+        assert all(answer.repeat for answer in again)
+        assert [answer.seq for answer in again] == [places[id(one)] for one in first]
+        skipped = await it.rejection(report(attempt=1, n=14_991 if numbers == "by tens" else 3))
+        assert skipped.code == ("fenced" if numbers == "of an attempt before" else "superseded")
+        async with connected(database) as connection:
+            assert await connection.fetchval("select count(*) from ledger.transition") == len(sent)

@@ -83,8 +83,9 @@ class PaperLedger:
                 log = self.transitions.setdefault(step["key"], [])
                 assert step["seq"] == len(log) + 1
                 assert step["idem"] is None or step["idem"] not in {other["idem"] for other in log}
-                placed = (step["attempt"], step["n"])
-                assert step["n"] is None or placed not in {(other["attempt"], other["n"]) for other in log}
+                placed, last = (step["attempt"], abs(step["n"])), log[-1] if log else {"attempt": 0, "n": 0}
+                told_before = (last["attempt"], abs(last["n"]))  # repeats are found by halving: places never fall
+                assert placed > told_before if step["n"] > 0 else placed >= told_before
                 log.append({**step, "at": self.now})
         for key in applied:
             assert self.tasks[key]["seq"] == len(self.transitions[key])
@@ -101,7 +102,8 @@ class PaperLedger:
             assert task["status"] == "running"  # as it was when this was decided: the sequence says so
             applied.add(step["key"])
             task |= {name: step[name] for name in ("seq", "progress", "stage", "message")}
-            task["n"] = task["n"] if step["n"] is None else step["n"]
+            step["n"] = -task["n"] if step["n"] is None else step["n"]
+            task["n"] = abs(step["n"])
             task["data_seq"] = task["data_seq"] if step["data"] is None else step["seq"]
             task["beat_at"] = self.now
         more = {"status": "running", "cancel": None, "reason": None, "idem": None, "result": None, "error": None}

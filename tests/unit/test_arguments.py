@@ -97,7 +97,7 @@ def test_any_change_as_array_literals() -> None:
         "{-1}", "{True}",
     ]  # fmt: skip
     of_transition = [
-        f"{{{KEY}}}", "{6}", "{cancelled}", "{1}", "{NULL}", "{1e-07}", '{"s"}', '{""}', "{honoured}", "{NULL}",
+        f"{{{KEY}}}", "{6}", "{cancelled}", "{1}", "{-3}", "{1e-07}", '{"s"}', '{""}', "{honoured}", "{NULL}",
         f"{{{MARK}}}", f"{{{OTHER}}}", "1", "2", "3",
     ]  # fmt: skip
     growth = fold([entry(said)], {}, {}).growth

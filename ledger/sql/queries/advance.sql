@@ -21,7 +21,7 @@ grown as (
         data_seq = case when s.data is null then t.data_seq else s.seq end, updated_at = now(), beat_at = now()
     from step s
     where t.key = s.key and t.seq = s.seq - 1 and (select same from history)
-    returning s.*
+    returning s.key, s.seq, s.attempt, coalesce(s.n, -t.n) as n, s.progress, s.stage, s.message, s.data, s.digest
 ),
 noted as (
     insert into ledger.transition (key, seq, status, attempt, n, progress, stage, message, data, digest)

@@ -2,8 +2,9 @@
 --
 -- Carried by the caller's key (idem), by (attempt, n), or, with neither, at or behind the first place where an earlier
 -- try may have put it (sent_seq, random digest) when the answer to that try was lost. All in one snapshot.
--- Numbers rise within an attempt, nearly always by one, so the distance of n from the last one says where to look; an
--- index on them would cost every transition a third more. What is not there is looked for among the newest 1,000.
+-- A number is found at its distance from the last one when none was skipped and nothing else came since, and else by
+-- halving: attempts rise with the sequence, and within them numbers (see `n` in ../schema.sql). An index on them would
+-- cost every transition a third more.
 select
     (select epoch from ledger.epoch), i.ord, t.tenant, t.task_id, t.kind, t.owner, t.created, t.status, t.seq, t.attempt,
     t.n, t.progress, t.stage, t.message, t.data_seq, t.result_seq, t.error_seq, t.cancel_stage, t.cancel_seq,
@@ -32,15 +33,28 @@ left join lateral (
     select p.seq, p.status, p.attempt, p.digest
     from ledger.transition p
     where i.attempt = t.attempt and i.n <= t.n
-        and p.key = i.key and p.seq between t.seq - (t.n - i.n) - 100 and t.seq - (t.n - i.n) + 100
-        and p.attempt = i.attempt and p.n = i.n
-    limit 1 -- keeps the conditions inside: what need not be looked for is not
+        and p.key = i.key and p.seq = t.seq - (t.n - i.n) and p.attempt = i.attempt and p.n = i.n
+    limit 1 -- keeps the conditions inside, here and below: a row is looked up by key and seq, and only where it is needed
 ) c on true
+left join lateral (
+    with recursive half as (
+        select 1::bigint as low, t.seq as high
+        where c.seq is null and i.n is not null and (i.attempt < t.attempt or (i.attempt = t.attempt and i.n <= t.n))
+        union all
+        select case when m.before then w.mid + 1 else w.low end, case when m.before then w.high else w.mid end
+        from (select low, high, (low + high) / 2 as mid from half where low < high) w
+        cross join lateral (
+            select coalesce((p.attempt, abs(p.n)) < (i.attempt, i.n), true) as before
+            from ledger.transition p
+            where p.key = i.key and p.seq = w.mid
+            limit 1
+        ) m
+    )
+    select low as seq from half where low = high limit 1
+) first on true
 left join lateral (
     select p.seq, p.status, p.attempt, p.digest
     from ledger.transition p
-    where c.seq is null and (i.attempt < t.attempt or i.n <= t.n)
-        and p.key = i.key and p.seq > t.seq - 1000
-        and p.attempt = i.attempt and p.n = i.n
+    where p.key = i.key and p.seq = first.seq and p.attempt = i.attempt and p.n = i.n
     limit 1
 ) d on true
