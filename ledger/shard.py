@@ -283,7 +283,10 @@ class Shard:
         heads: Sequence[tuple[Key, int]],
         answers: Sequence[tuple[Pending, Answer]],
     ) -> None:
-        self._listener.committed(transitions, heads)
+        try:
+            self._listener.committed(transitions, heads)
+        except Exception:
+            log.exception("listener_fault", tasks=len(heads))  # the answers do not depend on it
         for entry, answer in answers:
             entry.say(answer)
 
@@ -297,7 +300,10 @@ class Shard:
     def _tell_known(self, known: Sequence[tuple[Pending, Answer]]) -> None:
         for entry, answer in known:
             if not isinstance(answer, Rejection):
-                self._listener.reached(entry.key, answer.seq)
+                try:
+                    self._listener.reached(entry.key, answer.seq)
+                except Exception:
+                    log.exception("listener_fault", task_id=answer.task_id)
             entry.say(answer)
 
     def _remember(self, key: Key, state: State) -> None:

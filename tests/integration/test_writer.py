@@ -766,3 +766,19 @@ async def test_a_repeat_is_found_however_far_back_it_is(database: str, numbers: 
         assert skipped.code == ("fenced" if numbers == "of an attempt before" else "superseded")
         async with connected(database) as connection:
             assert await connection.fetchval("select count(*) from ledger.transition") == len(sent)
+
+
+async def test_a_fault_of_the_listener_costs_nobody_the_answer(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is committed is answered, and so is a repeat, whatever those who watch make of it."""
+
+    def fault(*_: object) -> None:
+        raise RuntimeError("a watcher is at fault")
+
+    async with ledger(database) as it:
+        monkeypatch.setattr(it.heard, "committed", fault)
+        monkeypatch.setattr(it.heard, "reached", fault)
+        async with asyncio.timeout(10):
+            first = await asyncio.gather(*(it.receipt(report(f"a-{place}", attempt=1, n=1)) for place in range(20)))
+            again = await asyncio.gather(*(it.receipt(report(f"a-{place}", attempt=1, n=1)) for place in range(20)))
+        assert not any(answer.repeat for answer in first)
+        assert all(answer.repeat for answer in again)
