@@ -190,7 +190,7 @@ class Connection:
                 case Unwatch():
                     self._services.hub.unwatch(effect.key, self)
                 case Beats():
-                    self._services.beats.add(effect.held)
+                    self._services.beats.add(effect.held, self)
                 case Close():
                     self._bye = effect.bye
                 case Authenticate():  # pragma: no cover - `perform` takes these

@@ -28,22 +28,30 @@ class Beats:
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
-        self._held: dict[tuple[Key, int | None], None] = {}
+        self._held: dict[object, dict[tuple[Key, int | None], None]] = {}
+        self._count = 0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to write; needs a running event loop."""
         self._task = asyncio.create_task(self._run(), name="ledger-beats")
 
-    def add(self, held: Iterable[tuple[Key, int | None]]) -> None:
+    def add(self, held: Iterable[tuple[Key, int | None]], sender: object = None) -> None:
         """The workers that hold these tasks are there, each with the attempt it holds (None: it counts none).
 
-        Beyond the bound the rest is dropped; the next beat comes soon.
+        Beyond the bound a beat is dropped of the sender that has most: a flood costs nobody else the signs of life.
         """
+        its = self._held.setdefault(sender, {})
         for each in held:
-            if len(self._held) >= BEATS_HELD:
-                return
-            self._held[each] = None
+            if each in its:
+                continue
+            if self._count < BEATS_HELD:
+                self._count += 1
+            else:
+                if len(its) >= BEATS_HELD // len(self._held):
+                    return
+                max(self._held.values(), key=len).popitem()
+            its[each] = None
 
     async def close(self) -> None:
         """Stop; beats not yet written are dropped."""
@@ -54,7 +62,8 @@ class Beats:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(BEAT_INTERVAL_SECONDS)
-            held, self._held = list(self._held), {}
+            held = [each for its in self._held.values() for each in its]
+            self._held, self._count = {}, 0
             for begin in range(0, len(held), BEATS_PER_STATEMENT):
                 some = held[begin : begin + BEATS_PER_STATEMENT]
                 try:

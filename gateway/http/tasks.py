@@ -155,7 +155,8 @@ async def beat(request: web.Request) -> web.Response:
     """A worker's sign of life. It is written within a second, so there is nothing to answer yet."""
     body = await _body(request) if request.can_read_body else {}
     held = _convert({**body, "task_id": _task_id(request)}, messages.Held)
-    request.app[SERVICES].beats.add([held_task(request[PRINCIPAL].tenant, held)])
+    tenant = request[PRINCIPAL].tenant
+    request.app[SERVICES].beats.add([held_task(tenant, held)], tenant)
     return web.Response(status=202)
 
 

@@ -6,7 +6,10 @@ from typing import Any
 
 from aiohttp import ClientSession
 
+from ledger.leases import BEATS_HELD
+from ledger.model import Report, task_key
 from tests.support.gateway import Gateway, in_process
+from tests.support.node import TENANT, node
 from tests.support.waiting import eventually
 
 
@@ -44,3 +47,17 @@ async def test_a_beat_with_a_wrong_id_is_told(database: str) -> None:
         await worker.send(type="beat", task_ids=["no spaces"])
         refused = await worker.expect("reply", id=None, ok=False)
         assert refused["error"]["code"] == "bad_task_id"
+
+
+async def test_a_flood_of_beats_costs_nobody_else_the_sign_of_life(database: str) -> None:
+    """More tasks than are held at once, all unknown, from one connection: the beats of another one are written."""
+    async with node(database) as it:
+        await it.receipt(Report(tenant=TENANT, task_id="a"))
+        before = (await it.row())["beat_at"]
+        it.beats.add([(task_key("flood", str(number)), None) for number in range(BEATS_HELD + 1)], "a flood")
+        it.beats.add([(task_key(TENANT, "a"), None)], "a worker")
+
+        async def beaten() -> bool:
+            return bool((await it.row())["beat_at"] > before)
+
+        await eventually(beaten, within_seconds=20)
