@@ -24,7 +24,7 @@ from ledger.errors import Busy, OutcomeUnknown, Refused, Unavailable
 from ledger.literals import NotJson
 from ledger.machine import TERMINAL
 from ledger.model import Key, Patience, Rejection, State, Transition
-from ledger.pending import Pending
+from ledger.pending import Pending, take
 from ledger.pool import Lane
 from ledger.receipts import receipt
 from ledger.rows import prior_of, state_of
@@ -108,8 +108,7 @@ class Shard:
         while True:
             await self._wake.wait()
             while self._queue:
-                take = min(self._batch_limit, len(self._queue))
-                self._at_work = [self._queue.popleft() for _ in range(take)]
+                self._at_work = take(self._queue, self._batch_limit)
                 await self._commit_or_wait(self._at_work)
                 self._at_work = ()
             self._idle.set()

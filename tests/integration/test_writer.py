@@ -31,6 +31,7 @@ from ledger.model import (
     fingerprint,
     task_key,
 )
+from ledger.pending import BATCH_BYTES
 from ledger.pool import Hold, Lane, Pools
 from ledger.reader import Reader
 from ledger.settings import LedgerSettings
@@ -782,3 +783,11 @@ async def test_a_fault_of_the_listener_costs_nobody_the_answer(database: str, mo
             again = await asyncio.gather(*(it.receipt(report(f"a-{place}", attempt=1, n=1)) for place in range(20)))
         assert not any(answer.repeat for answer in first)
         assert all(answer.repeat for answer in again)
+
+
+async def test_a_batch_is_bounded_in_bytes_too(database: str) -> None:
+    """Small reports behind large ones do not wait for one statement of them all, which may take too long for ever."""
+    large = b'"' + b"y" * 30_000 + b'"'
+    async with ledger(database, write_pool_max=1, **PATIENT) as it:
+        await asyncio.gather(*(it.receipt(report(f"a-{place}", result=large)) for place in range(400)))
+        assert it.lane.appends == -(-400 // (BATCH_BYTES // len(large) + 1))
