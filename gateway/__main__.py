@@ -163,7 +163,8 @@ def _epoch(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         dsn = settings.direct_database_url or settings.database_url
         if dsn is None:
-            dsn = stack.enter_context(EmbeddedPostgres.start(options.data_dir or settings.data_dir)).dsn
+            data_dir = options.data_dir or settings.data_dir
+            dsn = stack.enter_context(EmbeddedPostgres.start(data_dir, existing=True)).dsn
         if options.action == "show":
             found = asyncio.run(epoch.show(settings, dsn))
             print(f"{found.name} since {found.started_at:%Y-%m-%dT%H:%M:%SZ}")  # noqa: T201 - for a person

@@ -18,14 +18,16 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from ledger.embedded.child import Account, this_account
-from ledger.errors import EmbeddedError
+from ledger.errors import EmbeddedError, SettingsError
 
 VARIABLE: Final = "LEDGERWIRE_DATA_DIR"
+DATABASE: Final = "ledgerwire"
 SYSTEM_FOLDER: Final = Path("/var/lib/ledgerwire")
 SOCKET_NAME: Final = ".s.PGSQL.5432"
 # sockaddr_un holds 108 bytes, the last of them zero.
@@ -46,15 +48,17 @@ class DataFolder:
         self._socket_folder: Path | None = None
 
     @classmethod
-    def take(cls, data_dir: Path | None, environment: Mapping[str, str]) -> DataFolder:
-        """Choose, make and lock the folder.
+    def take(cls, data_dir: Path | None, environment: Mapping[str, str], *, existing: bool = False) -> DataFolder:
+        """Choose, make and lock the folder. With `existing` make nothing: the ledger in it is what is wanted.
 
         Raises `EmbeddedError` when it is in use (saying by which pid), cannot be made, or cannot be reached
-        by the account that the server has to run as.
+        by the account that the server has to run as; `SettingsError` when an existing ledger is not there.
         """
         path, notes = (data_dir, ()) if data_dir else choose_folder(environment)
         path = path.absolute()
         try:
+            if existing and _newest_cluster(path) is None:
+                raise SettingsError(f"There is no ledger in {path}; is --data-dir right?")
             made = not path.exists()
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
             path = path.resolve()
@@ -68,7 +72,8 @@ class DataFolder:
                         f"enter {path}. Choose another folder with {VARIABLE} (for example {SYSTEM_FOLDER}), "
                         "start as a normal user, or set DATABASE_URL."
                     )
-            return cls(path, account, _locked(path / "ledgerwire.lock"), notes)
+            in_use = _existing_in_use if existing else _in_use
+            return cls(path, account, _locked(path / "ledgerwire.lock", in_use), notes)
         except OSError as exc:
             raise EmbeddedError(
                 f"the data folder {path} cannot be used: {exc}. Choose another with {VARIABLE}, or set DATABASE_URL."
@@ -76,16 +81,7 @@ class DataFolder:
 
     def existing_cluster(self) -> tuple[int, Path] | None:
         """The data that is there: its major version and its folder; the newest, where there are several."""
-        found = []
-        for folder in self.path.glob("postgres-*"):
-            if _UNFINISHED in folder.name or not folder.is_dir():
-                continue
-            version = folder / "PG_VERSION"
-            if version.exists():
-                found.append((int(version.read_text()), folder))
-            elif any(folder.iterdir()):
-                raise EmbeddedError(f"{folder} is no PostgreSQL data: PG_VERSION is missing. Move it away.")
-        return max(found, default=None)
+        return _newest_cluster(self.path)
 
     def unfinished_cluster(self, major: int) -> Path:
         """A new folder to make a cluster in; `finish_cluster` puts it in place. Removes older attempts."""
@@ -111,11 +107,9 @@ class DataFolder:
 
         A comma would split the path in a list of hosts, so such a path goes to the short folder too.
         """
-        if len(os.fsencode(cluster / SOCKET_NAME)) <= LONGEST_SOCKET_PATH_BYTES and "," not in str(cluster):
+        folder = _socket_place(cluster)
+        if folder == cluster:
             return cluster
-        # The same name at each start, so that a killed gateway leaves one folder behind at most.
-        name = f"ledgerwire-{hashlib.sha256(os.fsencode(cluster)).hexdigest()[:16]}"
-        folder = Path("/tmp") / name  # noqa: S108 - short by need; made 0700 and checked below
         try:
             folder.mkdir(mode=0o700)
             os.chown(folder, self.account.uid, self.account.gid)
@@ -171,6 +165,19 @@ def choose_folder(environment: Mapping[str, str]) -> tuple[Path, tuple[str, ...]
     return folder, ()
 
 
+def _newest_cluster(path: Path) -> tuple[int, Path] | None:
+    found = []
+    for folder in path.glob("postgres-*"):
+        if _UNFINISHED in folder.name or not folder.is_dir():
+            continue
+        version = folder / "PG_VERSION"
+        if version.exists():
+            found.append((int(version.read_text()), folder))
+        elif any(folder.iterdir()):
+            raise EmbeddedError(f"{folder} is no PostgreSQL data: PG_VERSION is missing. Move it away.")
+    return max(found, default=None)
+
+
 def _account_for(path: Path) -> Account:
     """Whom the server runs as: us; for root, the owner of the data that is there, else `nobody`."""
     ours = this_account()
@@ -190,6 +197,31 @@ def _account_for(path: Path) -> Account:
     return Account(uid=nobody.pw_uid, gid=nobody.pw_gid)
 
 
+def _socket_place(cluster: Path) -> Path:
+    if len(os.fsencode(cluster / SOCKET_NAME)) <= LONGEST_SOCKET_PATH_BYTES and "," not in str(cluster):
+        return cluster
+    # The same name at each start, so that a killed gateway leaves one folder behind at most.
+    name = f"ledgerwire-{hashlib.sha256(os.fsencode(cluster)).hexdigest()[:16]}"
+    return Path("/tmp") / name  # noqa: S108 - short by need; made 0700 and checked by `socket_folder`
+
+
+def _in_use(path: Path, holder: str) -> str:
+    return (
+        f"the data folder {path} is in use by the process with pid {holder}. Stop that one, give "
+        f"this one a folder of its own with {VARIABLE}, or let both share a server with DATABASE_URL."
+    )
+
+
+def _existing_in_use(path: Path, holder: str) -> str:
+    """For who wants this ledger and no other: another folder would be another ledger."""
+    newest = _newest_cluster(path)
+    host = quote(str(_socket_place(newest[1]) if newest else path))
+    return (
+        f"The own PostgreSQL in {path} is in use by the gateway with pid {holder}. Stop the gateway and run this "
+        f"again; or, with it running, set DATABASE_URL='postgresql://postgres@/{DATABASE}?host={host}'."
+    )
+
+
 def _try_lock(lock: int) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -198,7 +230,7 @@ def _try_lock(lock: int) -> bool:
     return True
 
 
-def _locked(path: Path) -> int:
+def _locked(path: Path, in_use: Callable[[Path, str], str]) -> int:
     """Lock `path` for this process and write our pid into it; the open descriptor holds the lock."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + LOCK_WAIT_SECONDS
@@ -206,10 +238,7 @@ def _locked(path: Path) -> int:
         if time.monotonic() > deadline:
             holder = os.pread(lock, 20, 0).decode().strip() or "unknown"
             os.close(lock)
-            raise EmbeddedError(
-                f"the data folder {path.parent} is in use by the process with pid {holder}. Stop that one, give "
-                f"this one a folder of its own with {VARIABLE}, or let both share a server with DATABASE_URL."
-            )
+            raise EmbeddedError(in_use(path.parent, holder))
         time.sleep(0.01)
     os.ftruncate(lock, 0)
     os.write(lock, f"{os.getpid()}\n".encode())

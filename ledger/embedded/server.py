@@ -19,12 +19,11 @@ from urllib.parse import quote
 
 from ledger.embedded import binaries as programs
 from ledger.embedded.child import require_main_thread, run_child, start_child
-from ledger.embedded.folder import DataFolder
+from ledger.embedded.folder import DATABASE, DataFolder
 from ledger.errors import EmbeddedError
 
 logger = logging.getLogger(__name__)
 
-DATABASE: Final = "ledgerwire"
 _POLL_SECONDS: Final = 0.01
 _LOG_TAIL_BYTES: Final = 2_000
 # How long the server of a killed gateway may take to shut down before it is told to stop at once.
@@ -67,6 +66,7 @@ class EmbeddedPostgres:
         cls,
         data_dir: Path | None = None,
         *,
+        existing: bool = False,
         durable: bool = True,
         max_connections: int = 60,
         start_timeout_seconds: float = 30.0,
@@ -74,7 +74,8 @@ class EmbeddedPostgres:
         """Start the server on `data_dir` and wait until it takes connections; the first time, make its data.
 
         Without `data_dir` a folder of this user is taken, see `folder.choose_folder`. The data is kept
-        between runs. `durable=False` is for tests only: a crash of the machine may then destroy it. Blocks
+        between runs. `existing` is for who wants the ledger that is there: none is made, and `SettingsError`
+        says that there is none. `durable=False` is for tests only: a crash of the machine may then destroy it. Blocks
         for a moment, the first time for a second or two; at most `start_timeout_seconds`.
 
         Raises `EmbeddedError`, which says what to do: no binaries, a folder in use or out of reach, data of
@@ -82,14 +83,14 @@ class EmbeddedPostgres:
         """
         require_main_thread()
         deadline = time.monotonic() + start_timeout_seconds
-        folder = DataFolder.take(data_dir, os.environ)
+        folder = DataFolder.take(data_dir, os.environ, existing=existing)
         try:
             for note in folder.notes:
                 logger.info(note)
-            existing = folder.existing_cluster()
-            found = programs.find_binaries(os.environ, major=existing[0] if existing else None)
+            newest = folder.existing_cluster()
+            found = programs.find_binaries(os.environ, major=newest[0] if newest else None)
             usable = programs.readable_for(folder.account, found, folder.path)
-            cluster = existing[1] if existing else _make_cluster(folder, usable, deadline, durable=durable)
+            cluster = newest[1] if newest else _make_cluster(folder, usable, deadline, durable=durable)
             _wait_for_predecessor(cluster, deadline)
             socket_folder = folder.socket_folder(cluster)
             process = _start_server(folder, usable, cluster, socket_folder, durable, max_connections)

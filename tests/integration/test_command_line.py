@@ -5,9 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
+
+from ledger.embedded import EmbeddedPostgres
 from ledger.migrate import migrations
 from tests.support.gateway import ROOT, GatewayProcess, in_process
+from tests.support.postgres import temporary_folder
 
 
 async def ledgerwire(*arguments: str, **environment: str) -> tuple[int, str, str]:
@@ -54,6 +60,36 @@ async def test_migrate_without_a_database_says_what_to_set() -> None:
     status, _, error = await ledgerwire("migrate")
     assert status == 78
     assert "DATABASE_URL" in error
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """An empty folder that the server's account can reach."""
+    with temporary_folder() as made:
+        yield made
+
+
+async def test_epoch_wants_the_ledger_that_is_there(folder: Path) -> None:
+    """It makes none, and while a gateway uses it the command names that gateway and the way to its PostgreSQL."""
+    epoch_show = ("epoch", "show", "--data-dir", str(folder))
+    assert await ledgerwire(*epoch_show) == (
+        78,
+        "",
+        f"ledgerwire: There is no ledger in {folder}; is --data-dir right?\n",
+    )
+    assert await asyncio.to_thread(os.listdir, folder) == []
+    with EmbeddedPostgres.start(folder, durable=False) as server:
+        status, _, error = await ledgerwire(*epoch_show)
+        url = f"postgresql://postgres@/ledgerwire?host={server.cluster_dir}"
+        assert status == 69
+        assert f"in use by the gateway with pid {os.getpid()}. Stop the gateway" in error
+        assert error.endswith(f"set DATABASE_URL='{url}'.\n")
+        assert "LEDGERWIRE_DATA_DIR" not in error
+        status, _, _ = await ledgerwire("migrate", DATABASE_URL=url)
+        assert status == 0
+        shown = await ledgerwire("epoch", "show", DATABASE_URL=url)
+        assert shown[0] == 0
+    assert await ledgerwire(*epoch_show) == shown
 
 
 async def test_healthcheck_is_zero_only_for_a_gateway_that_answers(database: str) -> None:
