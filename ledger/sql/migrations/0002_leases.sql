@@ -16,5 +16,14 @@ create index task_due on ledger.task (due_at) where due_at is not null;
 -- With less room, one report in ten found its page full and had to write every index of the table anew.
 alter table ledger.task set (fillfactor = 60);
 
--- A worker's repeat is found by its distance from the newest transition; see heads.sql.
+-- A worker's repeat is found by halving, as its numbers rise with the sequence; a transition without one has the last one
+-- before it, negated. See heads.sql.
 drop index ledger.transition_by_n;
+
+update ledger.transition t
+set n = -l.last
+from (
+    select key, seq, coalesce(max(n) over (partition by key, attempt order by seq), 0) as last
+    from ledger.transition
+) l
+where t.n is null and t.key = l.key and t.seq = l.seq;
