@@ -132,7 +132,7 @@ async def transitions(request: web.Request) -> web.Response:
 @routes.post("/v1/tasks/{task_id}/transitions")
 async def report(request: web.Request) -> web.Response:
     """A worker's report."""
-    body = {**await _body(request), "task_id": _task_id(request)}
+    body = _of_path(request, await _body(request))
     if (key := _idempotency_key(request)) is not None:
         body["key"] = key
     message = _convert(body, messages.Report)
@@ -144,7 +144,7 @@ async def report(request: web.Request) -> web.Response:
 async def cancel(request: web.Request) -> web.Response:
     """A cancel request."""
     body = await _body(request) if request.can_read_body else {}
-    body = {**body, "id": 0, "task_id": _task_id(request), "key": _idempotency_key(request) or body.get("key")}
+    body = {**_of_path(request, body), "id": 0, "key": _idempotency_key(request) or body.get("key")}
     message = _convert(body, messages.Cancel)
     receipt = await _submit(request, cancel_request(request[PRINCIPAL].tenant, message))
     return _answer(codec.receipt_members(receipt))
@@ -154,7 +154,7 @@ async def cancel(request: web.Request) -> web.Response:
 async def beat(request: web.Request) -> web.Response:
     """A worker's sign of life. It is written within a second, so there is nothing to answer yet."""
     body = await _body(request) if request.can_read_body else {}
-    held = _convert({**body, "task_id": _task_id(request)}, messages.Held)
+    held = _convert(_of_path(request, body), messages.Held)
     tenant = request[PRINCIPAL].tenant
     request.app[SERVICES].beats.add([held_task(tenant, held)], tenant)
     return web.Response(status=202)
@@ -179,6 +179,8 @@ async def events(request: web.Request) -> web.StreamResponse:
 async def poll(request: web.Request) -> web.Response:
     """Many tasks at once, for clients without a socket."""
     services, tenant = request.app[SERVICES], request[PRINCIPAL].tenant
+    if not request.query.get("ids"):
+        raise ProtocolError("bad_request", f"Name 1 to {POLLED_TASKS} task ids: ?ids=a,b")
     ids = [codec.check_task_id(task_id) for task_id in request.query.get("ids", "").split(",")]
     if len(ids) > POLLED_TASKS:
         raise ProtocolError("bad_request", f"`ids` may name {POLLED_TASKS} tasks.")
@@ -244,6 +246,14 @@ def _convert(body: dict[str, object], type_: type[M]) -> M:
 
 def _task_id(request: web.Request) -> str:
     return codec.check_task_id(request.match_info["task_id"])
+
+
+def _of_path(request: web.Request, body: dict[str, object]) -> dict[str, object]:
+    """The body with the path's `task_id`; one of its own must be the same."""
+    task_id = _task_id(request)
+    if (own := body.get("task_id", task_id)) != task_id:
+        raise ProtocolError("bad_request", f"`task_id` in the body is {str(own)[:129]}, but the path says {task_id}.")
+    return {**body, "task_id": task_id}
 
 
 def _idempotency_key(request: web.Request) -> str | None:

@@ -309,7 +309,7 @@ async def test_a_history_is_paged_and_filtered(http: Http, task_id: str) -> None
 async def test_a_report_over_http_is_a_report(http: Http, task_id: str) -> None:
     """The members of a `report`, the path says of which task; a repeat by number or by key gets the first answer."""
     path = f"POST /v1/tasks/{task_id}/transitions"
-    first = await http(path, {"task_id": "ignored", "attempt": "new", "stage": "read"}, Idempotency_Key="one")
+    first = await http(path, {"attempt": "new", "stage": "read"}, Idempotency_Key="one")
     assert first.json == {"task_id": task_id, "seq": 1, "status": "running", "attempt": 1, "repeat": False}
     again = await http(path, {"attempt": "new", "stage": "read"}, Idempotency_Key="one")
     assert again.json == {**first.json, "repeat": True}
@@ -322,6 +322,15 @@ async def test_a_report_over_http_is_a_report(http: Http, task_id: str) -> None:
     assert task_id in ended["detail"]
     (await http(path, {"attempt": 1, "n": 2})).is_problem("fenced")
     assert (await http(f"GET /v1/tasks/{task_id}")).json["seq"] == 3
+
+
+async def test_a_body_may_repeat_the_task_id_of_its_path(http: Http, task_id: str) -> None:
+    """The same id is taken; another one is refused (see `WRONG`), and nothing is written for either task."""
+    path = f"POST /v1/tasks/{task_id}/transitions"
+    assert (await http(path, {"task_id": task_id, "progress": 1})).json["seq"] == 1
+    (await http(path, {"task_id": f"{task_id}-2", "progress": 2})).is_problem("bad_request")
+    assert (await http(f"GET /v1/tasks/{task_id}")).json["seq"] == 1
+    (await http(f"GET /v1/tasks/{task_id}-2")).is_problem("unknown_task")
 
 
 async def test_a_cancel_over_http_goes_through_its_stages(http: Http, task_id: str) -> None:
@@ -772,7 +781,17 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("POST /v1/tasks/a/transitions", {"result": "x" * 33_000}, "bad_request", "result"),
     ("POST /v1/tasks/a/cancel", {"reason": "x" * 3_000}, "bad_request", "reason"),
     ("POST /v1/tasks/a/cancel", "no json", "bad_json", "JSON"),
-    ("GET /v1/poll", None, "bad_task_id", "128"),
+    (
+        "POST /v1/tasks/x/transitions",
+        {"task_id": "y"},
+        "bad_request",
+        "`task_id` in the body is y, but the path says x.",
+    ),
+    ("POST /v1/tasks/x/transitions", {"task_id": 5}, "bad_request", "path says x"),
+    ("POST /v1/tasks/x/cancel", {"task_id": "y"}, "bad_request", "path says x"),
+    ("POST /v1/tasks/x/beat", {"task_id": "y"}, "bad_request", "path says x"),
+    ("GET /v1/poll", None, "bad_request", "Name 1 to 100 task ids: ?ids=a,b"),
+    ("GET /v1/poll?ids=", None, "bad_request", "?ids=a,b"),
     ("GET /v1/poll?ids=a,,b", None, "bad_task_id", "128"),
     ("GET /v1/poll?ids=a,b&after=1", None, "bad_request", "after"),
     ("GET /v1/poll?ids=a&after=x", None, "bad_request", "after"),
