@@ -48,6 +48,7 @@ BANNER = """
 
   Start a job on the page, and then break it:   kill -9 {pid}
   That is the gateway; it is started again at once, and the page carries on. Ctrl-C stops everything.
+  Or silence the worker:   kill -STOP {backend_pid}   (kill -CONT brings it back)
   {afresh}
 """
 
@@ -118,7 +119,7 @@ async def once() -> int:
         if not os.environ.get("DATABASE_URL"):
             folder = tempfile.TemporaryDirectory(prefix="ledgerwire-demo-", ignore_cleanup_errors=True)
             data_dir = Path(stack.enter_context(folder))
-        plan = Plan(port=port, page_port=page_port, data_dir=data_dir, job_options=job_options)
+        plan = Plan(port=port, page_port=page_port, data_dir=data_dir, job_options=job_options, hints=False)
         packages = ONCE_PACKAGES.replace(",", ", ")
         say(f"the job reads only a part of the standard library, at the pace {ONCE_PACE}: {packages}")
         async with asyncio.timeout(ONCE_SECONDS), Stage(plan, hear) as stage:
@@ -146,6 +147,7 @@ def banner(stage: Stage) -> str:
         data=data,
         afresh=afresh,
         pid=stage.gateway_pid,
+        backend_pid=stage.backend_pid,
     )
 
 

@@ -37,12 +37,16 @@ class StageError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Where things run, and what the example does. `data_dir` None: where the gateway keeps its data by itself."""
+    """Where things run, and what the example does. `data_dir` None: where the gateway keeps its data by itself.
+
+    `hints`: say what a person may try next.
+    """
 
     port: int
     page_port: int
     data_dir: Path | None = None
     job_options: tuple[str, ...] = ()
+    hints: bool = True
 
     @property
     def page_url(self) -> str:
@@ -115,6 +119,13 @@ class Stage:
             raise StageError("the gateway was not started")
         return self._gateway.pid
 
+    @property
+    def backend_pid(self) -> int:
+        """The example's backend, which has the workers in it."""
+        if self._backend is None:
+            raise StageError("the backend was not started")
+        return self._backend.pid
+
     async def broken(self) -> None:
         """Return when the backend has ended; raise StageError when the gateway cannot be kept up."""
         if self._keeping is None or self._backend is None:
@@ -155,8 +166,8 @@ class Stage:
             self._gateway = await self._start_gateway()
             self.away_seconds = time.monotonic() - died
             self._back.set()
-            again = f"once more:   kill -9 {self._gateway.pid}"
-            self._hear("demo", f"the gateway is back after {self.away_seconds:.1f} s; {again}")
+            again = f"; once more:   kill -9 {self._gateway.pid}" if self.plan.hints else ""
+            self._hear("demo", f"the gateway is back after {self.away_seconds:.1f} s{again}")
 
     async def _start_gateway(self) -> Child:
         gateway = await self._start("gateway", self.plan.gateway_arguments())
