@@ -10,7 +10,7 @@ import structlog
 
 from ledger.batch import Entry, Outcome
 from ledger.errors import LedgerError, OutcomeUnknown, Unavailable
-from ledger.model import Create, Report
+from ledger.model import Create, Report, Request
 
 BATCH_BYTES: Final = 4 * 1024 * 1024
 """Of payloads: a batch of the largest would take longer than a statement may, however often it is tried."""
@@ -25,13 +25,6 @@ class Pending(Entry, eq=False, kw_only=True):
     tell: Callable[[Outcome], None]
     done: bool = False
     """Whether its outcome is known; it is told once."""
-
-    @property
-    def payload_bytes(self) -> int:
-        request = self.request
-        if isinstance(request, Report):
-            return len(request.data or b"") + len(request.result or b"") + len(request.error or b"")
-        return len(request.data or b"") if isinstance(request, Create) else 0
 
     def resolve(self, outcome: Outcome) -> None:
         if not self.done:
@@ -54,6 +47,13 @@ class Pending(Entry, eq=False, kw_only=True):
         return Unavailable("The database cannot be reached; nothing was written.", retry_after_ms=1000)
 
 
+def payload_bytes(request: Request) -> int:
+    """How much of payloads a request brings."""
+    if isinstance(request, Report):
+        return len(request.data or b"") + len(request.result or b"") + len(request.error or b"")
+    return len(request.data or b"") if isinstance(request, Create) else 0
+
+
 def take(queue: deque[Pending], limit: int) -> list[Pending]:
     """The next batch: at most so many, and as many as bring its payloads to `BATCH_BYTES`."""
     taken: list[Pending] = []
@@ -61,5 +61,5 @@ def take(queue: deque[Pending], limit: int) -> list[Pending]:
     while queue and len(taken) < limit and size < BATCH_BYTES:
         pending = queue.popleft()
         taken.append(pending)
-        size += pending.payload_bytes
+        size += payload_bytes(pending.request)
     return taken

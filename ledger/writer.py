@@ -20,11 +20,15 @@ from ledger.batch import Answer, Outcome
 from ledger.epoch import History
 from ledger.errors import Busy, LedgerError, Unavailable
 from ledger.model import Patience, Request, task_key
-from ledger.pending import Pending
+from ledger.pending import Pending, payload_bytes
 from ledger.pool import Lane
 from ledger.shard import BUSY_RETRY_AFTER_MS, Listener, Shard
 from ledger.turns import out_of_turn
 
+QUEUE_BYTES: Final = 64 * 1024 * 1024
+"""Of payloads in the queue at most; as many reports of the largest as a second or two commits."""
+LARGE_BYTES: Final = 1_024
+"""Smaller payloads are bounded by their number, and not counted."""
 LOW_WATER: Final = 0.75
 """The part of the limit to which a full queue has to empty before it takes more: else workers would be let in and
 refused by turns, report by report."""
@@ -33,9 +37,9 @@ refused by turns, report by report."""
 class Writer:
     """Appends requests through `shards` connections of the write lane; a task always goes through the same one.
 
-    Limits: `queue_limit` requests waiting in all (then `Busy`), `queue_wait_seconds` for a request that cannot be sent,
-    `batch_limit` requests in a statement. `patience` says when the reaper must look at a task.
-    `history` hears the epoch of all that is read and written.
+    Limits: `queue_limit` requests waiting in all, and `QUEUE_BYTES` of large payloads (then `Busy`),
+    `queue_wait_seconds` for a request that cannot be sent, `batch_limit` requests in a statement. `patience` says when
+    the reaper must look at a task. `history` hears the epoch of all that is read and written.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Writer:
         self._queue_wait_seconds = queue_wait_seconds
         self._shards = [Shard(lane, listener, batch_limit, patience, history) for _ in range(shards)]
         self._full = False
+        self._large_bytes = 0
         self._closing = False
         # What marks the transitions of requests that have no digest, in every try: unique, and cheaper than uuid4.
         self._marks = map((secrets.token_hex(10) + "{:012x}").format, count())
@@ -94,13 +99,21 @@ class Writer:
         key = task_key(request.tenant, request.task_id)
         shard = self._shards[hash(key) % len(self._shards)]
         now = time.monotonic()
-        if not self._has_room():
+        size = payload_bytes(request)
+        if not self._has_room() or self._large_bytes + size > QUEUE_BYTES:
             shard.turns.miss(key, request, now)
             raise Busy("Too many reports are waiting for the database.", retry_after_ms=BUSY_RETRY_AFTER_MS)
         if not shard.turns.may_come(key, request, now):
             raise out_of_turn()
+        if size >= LARGE_BYTES:
+            self._large_bytes += size
+            tell = partial(self._release, size, tell)
         digest = request.digest or next(self._marks)
         shard.offer(Pending(key, request, digest, deadline=now + self._queue_wait_seconds, tell=tell))
+
+    def _release(self, size: int, tell: Callable[[Outcome], None], outcome: Outcome) -> None:
+        self._large_bytes -= size
+        tell(outcome)
 
     def _has_room(self) -> bool:
         waiting = self.waiting

@@ -47,7 +47,7 @@ create table ledger.task (
     beat_at       timestamptz,             -- the worker's last sign of life: a report or a beat
     lease_ms      integer,                 -- how long the worker may be silent, where it said so itself
     deadline_at   timestamptz,
-    due_at        timestamptz              -- when the reaper looks at it next, at the latest; null when it need not
+    due_at        timestamptz default now() -- when the reaper looks next, at the latest; null when it need not
 ) with (fillfactor = 60); -- room for HOT updates: no index holds a column that changes with a report
 
 create index task_by_time on ledger.task (tenant, created_at desc, key desc);

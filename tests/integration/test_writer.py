@@ -36,7 +36,7 @@ from ledger.pool import Hold, Lane, Pools
 from ledger.reader import Reader
 from ledger.settings import LedgerSettings
 from ledger.sql import query
-from ledger.writer import Writer
+from ledger.writer import QUEUE_BYTES, Writer
 from tests.support.postgres import Cluster, address_of, create_database, drop_database, through
 from tests.support.proxy import Link, Proxy
 from tests.support.waiting import eventually
@@ -698,6 +698,21 @@ async def test_a_full_queue_says_busy_and_takes_reports_again_later(database: st
         assert [answer.seq for answer in answers if isinstance(answer, Receipt)] == list(range(2, 52))
         assert it.writer.waiting == 0
         assert (await it.receipt(report(progress=2))).seq == 52
+
+
+async def test_a_queue_is_full_of_bytes_too(database: str) -> None:
+    """Large payloads are refused before they fill the memory; what was taken is committed, and there is room again."""
+    large = b'"' + b"x" * 1_000_000 + b'"'
+    async with ledger(database, **PATIENT) as it:
+        await it.receipt(report(progress=0))
+        async with row_locked(database, "a"):
+            taken = [it.writer.submit(report(data=large)) for _ in range(QUEUE_BYTES // len(large))]
+            with pytest.raises(Busy):
+                await it.writer.submit(report(data=large))
+            small = it.writer.submit(report(progress=1))
+        assert [answer.seq for answer in await asyncio.gather(*taken) if isinstance(answer, Receipt)]
+        assert isinstance(await small, Receipt)
+        assert (await it.receipt(report(data=large))).seq == len(taken) + 3
 
 
 async def test_close_commits_what_is_queued_and_takes_no_more(database: str) -> None:

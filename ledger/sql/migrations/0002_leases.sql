@@ -11,6 +11,9 @@ alter table ledger.task
 -- Tasks at work begin with a whole lease, and are looked at at once.
 update ledger.task set beat_at = now(), due_at = now() where status in ('running', 'cancelling');
 
+-- A gateway of the version before does not know the column: have somebody look at the tasks that it begins.
+alter table ledger.task alter column due_at set default now();
+
 create index task_due on ledger.task (due_at) where due_at is not null;
 
 -- With less room, one report in ten found its page full and had to write every index of the table anew.
