@@ -37,7 +37,7 @@ async def test_a_job_is_followed_to_its_end_across_a_killed_gateway(visitor: Vis
     page = visitor.page
     task_id = await start(page)
     await visitor.seq_arrives(10)
-    await expect(page.locator("#connection")).to_have_text("Live")
+    await expect(page.locator("#connection")).to_have_text("Connected")
     early = await progress(page)
     await visitor.seq_arrives(25)
     assert 0 < early < await progress(page) < 100
@@ -46,7 +46,7 @@ async def test_a_job_is_followed_to_its_end_across_a_killed_gateway(visitor: Vis
     await expect(page.locator("#connection")).to_have_text("Reconnecting")
     await expect(page.locator("#notice")).to_contain_text("The connection to the gateway is gone.")
     await expect(page.locator("#message")).to_contain_text("As of ")
-    await expect(page.locator("#connection")).to_have_text("Live")
+    await expect(page.locator("#connection")).to_have_text("Connected")
     await expect(page.locator("#notice")).to_have_text(
         re.compile(
             r"^Connection was away for \d+\.\d s; (\d+ transitions? caught up, nothing|no transition had been) miss"
@@ -143,6 +143,20 @@ async def test_a_job_whose_worker_is_silent_leaves_room_for_another(visitor: Vis
     await cancel(page)
 
 
+async def test_a_late_job_stays_late_while_the_page_reconnects(visitor: Visitor, stage: Stage) -> None:
+    """Without a connection nobody has said that the worker is back; with one, it is told again that it is late."""
+    page = visitor.page
+    await abandon(stage, "orphan-3")
+    await page.goto(f"{stage.plan.page_url}#task=orphan-3")
+    await expect(page.locator("#status")).to_have_text("Late")
+    await page.context.set_offline(True)
+    await expect(page.locator("#connection")).to_have_text("Reconnecting", timeout=OFFLINE_MS)
+    await expect(page.locator("#status")).to_have_text("Late", timeout=100)
+    await page.context.set_offline(False)
+    await expect(page.locator("#connection")).to_have_text("Connected")
+    await expect(page.locator("#status")).to_have_text("Late")
+
+
 async def test_a_job_that_was_given_up_says_so(visitor: Visitor, stage: Stage) -> None:
     """Late first, also for a page that is opened only then; lost in the end, with the reason and a new start."""
     page = visitor.page
@@ -184,14 +198,14 @@ async def test_a_reload_in_the_middle_carries_on_where_it_was(visitor: Visitor) 
 
 
 async def test_offline_is_told_in_seconds_and_mended_by_itself(visitor: Visitor) -> None:
-    """The browser loses its network without a word from the gateway: no "Live" stands for long."""
+    """The browser loses its network without a word from the gateway: no "Connected" stands for long."""
     page = visitor.page
     await start(page)
     await visitor.seq_arrives(6)
     await page.context.set_offline(True)
     await expect(page.locator("#connection")).to_have_text("Reconnecting", timeout=OFFLINE_MS)
     await page.context.set_offline(False)
-    await expect(page.locator("#connection")).to_have_text("Live")
+    await expect(page.locator("#connection")).to_have_text("Connected")
     await expect(page.locator("#notice")).to_contain_text("Connection was away for")
     await cancel(page)
     seqs = await visitor.seqs()

@@ -23,6 +23,7 @@ export function newJob(taskId) {
     cancels: {}, // cancel stage → {seq, at}
     startedAt: null,
     updatedAt: null,
+    away: false, // from its connection
     silentAt: null, // the last sign of life of a worker that is late; null: it is not late
     rows: [], // {kind: "transition" | "snapshot" | "jumped" | "gap" | "recovered", …}
     repeats: 0,
@@ -71,9 +72,11 @@ const LEARNINGS = {
     job.silentAt = silentAt;
   },
 
-  /** A new connection tells again of a worker that is late. */
+  /** Late stays late while nobody can say otherwise; a new subscription tells again of a worker that is late. */
   state(job, { state }) {
-    if (state === "connecting" || state === "reconnecting") job.silentAt = null;
+    const away = state === "connecting" || state === "reconnecting";
+    if (job.away && !away) job.silentAt = null;
+    job.away = away;
   },
 
   recovered(job, { awayMs, resumed, caughtUp, seq }) {

@@ -45,7 +45,7 @@ const isStale = (state) => ["reconnecting", "degraded", "refused"].includes(stat
 export function showJob(job, { cursor, state, asked, neglected, settling = false }) {
   const stale = isStale(state);
   const percent = Math.floor(job.progress ?? 0);
-  const late = neglected?.silentMs !== undefined;
+  const late = neglected?.silentMs !== undefined || (stale && job.silentAt !== null);
   const status = job.unknown ? "Unknown task" : late && job.status === "running" ? LATE : STATUS[job.status ?? "none"];
   document.body.dataset.status = job.status ?? "none";
   document.body.dataset.late = String(late);

@@ -23,8 +23,8 @@ export function clock(at) {
 export const CONNECTION = {
   idle: ["Idle", "No job is being followed."],
   connecting: ["Connecting", "Opening the connection to the gateway."],
-  live: ["Live", "Every change is shown as it is committed."],
-  waiting: ["Live", "Connected; the task has not reached the ledger yet."],
+  live: ["Connected", "Every change is shown as it is committed."],
+  waiting: ["Connected", "The task has not reached the ledger yet."],
   reconnecting: ["Reconnecting", "The connection to the gateway is gone. The job goes on; this page returns by itself."],
   degraded: ["Degraded", "The gateway cannot reach its ledger just now. What is shown may be old."],
   finished: ["Finished", "The job has ended and everything was seen; the connection is closed."],
