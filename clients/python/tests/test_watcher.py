@@ -275,6 +275,32 @@ async def test_a_worker_that_falls_silent_is_told_and_its_task_ends_as_lost(data
     assert (told[0].beat_age_ms or 0) >= 500
 
 
+async def test_a_late_worker_is_not_called_live_because_the_link_broke(database: str) -> None:
+    """A new connection is no sign of life; the worker's next report is."""
+    settings = LedgerSettings(database_url=database, lease_seconds=0.5, lease_grace_seconds=60)
+    timing = Timing(reconnect_ceiling_seconds=0.2)
+    told: list[WorkerLiveness] = []
+    async with in_process(database, ledger=settings) as gateway:
+        await report(gateway, "t", 1, end=False)
+        await report(gateway, "other", 1, end=False)
+        async with through_proxy(gateway, timing) as (watcher, proxy), asyncio.timeout(20):
+            changes = watcher.subscribe("t", on_liveness=told.append)
+            assert (await anext(changes)).seq == 1
+            await eventually(lambda: bool(told))
+            proxy.set(Link.RESET)
+            proxy.set(Link.PASS)
+            await eventually(lambda: proxy.accepted >= 2 and watcher.connected, within_seconds=10.0)
+            other = watcher.subscribe("other")  # answered behind what the new connection says of "t"
+            assert (await anext(other)).seq == 1
+            await other.aclose()
+            assert [worker.liveness for worker in told] == [Liveness.LATE]
+            await report(gateway, "t", 1, end=False)
+            assert (await anext(changes)).seq == 2
+            await eventually(lambda: len(told) >= 2)
+            await changes.aclose()
+    assert [worker.liveness for worker in told[:2]] == [Liveness.LATE, Liveness.LIVE]
+
+
 async def test_a_cancel_that_nobody_answers_is_shown_as_forced(database: str) -> None:
     """In the transition, and to whoever comes later."""
     settings = LedgerSettings(database_url=database, cancel_grace_seconds=0.1)

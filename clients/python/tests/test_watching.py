@@ -165,7 +165,7 @@ def test_a_task_that_was_seen_and_is_unknown_now_is_an_error() -> None:
 
 
 def test_a_worker_is_taken_for_live_until_something_else_is_said() -> None:
-    """By a snapshot or a word; every transition but a cancel request is a sign of life, and so is a new beginning."""
+    """By a snapshot or a word; every transition but a cancel request is a sign of life, a new subscription is not."""
     watching = asked()
 
     def after(*messages: dict[str, Any]) -> tuple[Liveness, int | None]:
@@ -186,7 +186,8 @@ def test_a_worker_is_taken_for_live_until_something_else_is_said() -> None:
     watching.request(2, None)
     assert after(word | {"liveness": "live"}) == ("late", 70_000)
     watching.understood(2)
-    assert after(subscribed(3, recovered=True)) == ("live", None)
+    assert after(subscribed(3, recovered=True)) == ("late", 70_000)
+    assert after(word | {"beat_age_ms": 80_000}) == ("late", 80_000)
     assert after(word, transition(4, "lost")) == ("lost", None)
     assert watching.phase is Phase.ENDED
 

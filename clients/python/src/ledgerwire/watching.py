@@ -45,7 +45,9 @@ class Watching:
         self.phase = Phase.NEEDED
         self.gaps = 0
         self.worker = WorkerLiveness(task_id=task_id, liveness=Liveness.LIVE)
-        """How the worker is, as far as the gateway has said; it is taken for live until something else is said."""
+        """How the worker is, as far as the gateway has said; it is taken for live until something else is said.
+
+        A new subscription says nothing about it: what was said last stands until the next word."""
         self._asked_as: int | None = None
         self._epoch = ""
         self._jump: tuple[Cursor | None, str] | None = None
@@ -101,7 +103,6 @@ class Watching:
     def _subscribed(self, message: wire.Message) -> None:
         subscribed = wire.subscribed(message)
         self._epoch = subscribed.epoch
-        self._heard(Liveness.LIVE)
         if subscribed.verdict == "unknown":
             # A task of which something was seen cannot be waited for: the ledger was rewound to before it.
             if not subscribed.waiting or (self.cursor is not None and self.cursor.seq > 0):
