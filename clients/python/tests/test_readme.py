@@ -25,16 +25,15 @@ asyncio.run(main())
 
 async def test_the_code_in_the_readme_runs(process: GatewayProcess, history: History) -> None:
     """A worker, two watchers that were there before, and a worker without a loop."""
-    watching = WATCHING.format(body=WATCH.replace("\n", "\n    "))
     listening = WATCHING.format(body=SILENCE.replace("\n", "\n    "))
     plain = f'{PLAIN}\nimport_rows("task-2", ["a", "b"])\nworker.close()\n'
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-        seen = group.create_task(run(watching, process.ws))
+        seen = group.create_task(run(WATCH, process.ws))
         heard = group.create_task(run(listening, process.ws))
         group.create_task(run(ADOPT, process.ws))
         group.create_task(run(plain, process.ws))
     assert len(await history(process, "task-1")) == 102
-    assert seen.result().splitlines()[-1] == "102 completed 99"
+    assert seen.result().splitlines()[-1] == "102 completed 100"
     assert heard.result().splitlines()[-1] == "completed"
     transitions = await history(process, "task-2")
     assert [each["stage"] for each in transitions] == [None, "row 0", "row 1", "row 1"]
