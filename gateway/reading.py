@@ -39,8 +39,9 @@ class Reading:
 
     def stop(self) -> None:
         """Give up the read under way."""
-        if self._task is not None:
-            self._task.cancel()
+        task, self._task = self._task, None  # kept, it would keep whoever holds this
+        if task is not None:
+            task.cancel()
 
     async def _read(self, perform: Callable[[Sequence[Effect]], None]) -> None:
         session = self._session

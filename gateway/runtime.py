@@ -56,7 +56,7 @@ def collect_garbage_rarely() -> None:
     a report costs. Nothing on their way makes a cycle.
     """
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(50_000, 10, 10)
 
 
 async def serve(settings: GatewaySettings, dsn: str, *, database_runs: Callable[[], bool]) -> None:
