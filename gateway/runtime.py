@@ -36,7 +36,7 @@ from ledger.migrate import migrate
 from ledger.pool import Pools
 from ledger.reader import Reader
 from ledger.reaper import Reaper
-from ledger.settings import LedgerSettings, redacted
+from ledger.settings import redacted
 from ledger.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -117,7 +117,7 @@ async def running(settings: GatewaySettings, dsn: str) -> AsyncIterator[int]:
         )  # clients' reads must not keep it from looking after everybody
         await bus.start(hub.hinted)
         stack.push_async_callback(bus.close)
-        writer = _writer(pools, hub, history, settings.ledger)
+        writer = Writer(pools.write, hub, settings.ledger, history)
         writer.start()
         stack.push_async_callback(writer.close, settings.drain_seconds / 2)
         reaper = Reaper(writer, settings.ledger, settings.ledger.direct_database_url or dsn)
@@ -192,19 +192,6 @@ class _Drain:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(gone, timeout=self._window_seconds / 2)
         log.info("drained", connections=len(connections), left=len(self._hub.everyone), topics=self._hub.topics)
-
-
-def _writer(pools: Pools, hub: Hub, history: History, settings: LedgerSettings) -> Writer:
-    return Writer(
-        pools.write,
-        hub,
-        shards=settings.write_pool_max,
-        queue_limit=settings.queue_limit,
-        queue_wait_seconds=settings.queue_wait_seconds,
-        batch_limit=settings.batch_limit,
-        patience=settings.patience,
-        history=history,
-    )
 
 
 def authenticator(settings: GatewaySettings) -> Authenticator:

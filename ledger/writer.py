@@ -19,9 +19,10 @@ from typing import Final
 from ledger.batch import Answer, Outcome
 from ledger.epoch import History
 from ledger.errors import Busy, LedgerError, Unavailable
-from ledger.model import Patience, Request, task_key
+from ledger.model import Request, task_key
 from ledger.pending import Pending, payload_bytes
 from ledger.pool import Lane
+from ledger.settings import LedgerSettings
 from ledger.shard import BUSY_RETRY_AFTER_MS, Listener, Shard
 from ledger.turns import out_of_turn
 
@@ -35,31 +36,23 @@ refused by turns, report by report."""
 
 
 class Writer:
-    """Appends requests through `shards` connections of the write lane; a task always goes through the same one.
+    """Appends requests through every connection of the write lane; a task always goes through the same one.
 
-    Limits: `queue_limit` requests waiting in all, and `QUEUE_BYTES` of large payloads (then `Busy`),
-    `queue_wait_seconds` for a request that cannot be sent, `batch_limit` requests in a statement. `patience` says when
-    the reaper must look at a task. `history` hears the epoch of all that is read and written.
+    Of the settings: `queue_limit` requests wait in all, and `QUEUE_BYTES` of large payloads (then `Busy`),
+    `queue_wait_seconds` for a request that cannot be sent; `batch_limit` requests come in a statement. `patience` says
+    when the reaper must look at a task. `history` hears the epoch of all that is read and written.
     """
 
     def __init__(
-        self,
-        lane: Lane,
-        listener: Listener,
-        *,
-        shards: int,
-        queue_limit: int,
-        queue_wait_seconds: float,
-        batch_limit: int,
-        patience: Patience,
-        history: History | None = None,
+        self, lane: Lane, listener: Listener, settings: LedgerSettings, history: History | None = None
     ) -> None:
         history = history or History()
         history.listen(self.forget)
-        self._high_water = queue_limit
+        self._high_water = settings.queue_limit
         self._low_water = int(self._high_water * LOW_WATER)
-        self._queue_wait_seconds = queue_wait_seconds
-        self._shards = [Shard(lane, listener, batch_limit, patience, history) for _ in range(shards)]
+        self._queue_wait_seconds = settings.queue_wait_seconds
+        limit, patience = settings.batch_limit, settings.patience
+        self._shards = [Shard(lane, listener, limit, patience, history) for _ in range(settings.write_pool_max)]
         self._full = False
         self._large_bytes = 0
         self._closing = False

@@ -85,15 +85,7 @@ async def running_writer(place: Place, dsn: str) -> AsyncIterator[Bench]:
     try:
         lease_ms = settings.patience.lease_ms
         listener = Counted(Reader(pools.control, lease_ms=lease_ms), LocalBus())
-        writer = Writer(
-            pools.write,
-            listener,
-            shards=settings.write_pool_max,
-            queue_limit=settings.queue_limit,
-            queue_wait_seconds=settings.queue_wait_seconds,
-            batch_limit=settings.batch_limit,
-            patience=settings.patience,
-        )
+        writer = Writer(pools.write, listener, settings)
         writer.start()
         try:
             yield Bench(

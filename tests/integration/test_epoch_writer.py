@@ -15,7 +15,7 @@ import pytest
 
 from ledger import epoch
 from ledger.epoch import History
-from ledger.model import Patience, Receipt, Rejection, Report, Transition, fingerprint, task_key
+from ledger.model import Receipt, Rejection, Report, Transition, fingerprint, task_key
 from ledger.pool import Pools
 from ledger.reader import Reader
 from ledger.settings import LedgerSettings
@@ -27,7 +27,13 @@ from tests.support.waiting import eventually
 
 KEY = task_key("t", "a")
 SETTINGS = LedgerSettings(
-    command_timeout_seconds=0.4, statement_timeout_ms=300, lock_timeout_ms=200, queue_wait_seconds=20.0
+    write_pool_max=1,
+    command_timeout_seconds=0.4,
+    statement_timeout_ms=300,
+    lock_timeout_ms=200,
+    queue_limit=100,
+    queue_wait_seconds=20.0,
+    batch_limit=10,
 )
 
 
@@ -58,16 +64,7 @@ class Node:
         self.history = History()
         self.history.listen(self.heard.begun_anew)
         self.reader = Reader(pools.read, lease_ms=60_000, history=self.history)
-        self.writer = Writer(
-            pools.write,
-            self.heard,
-            shards=1,
-            queue_limit=100,
-            queue_wait_seconds=SETTINGS.queue_wait_seconds,
-            batch_limit=10,
-            patience=Patience(),
-            history=self.history,
-        )
+        self.writer = Writer(pools.write, self.heard, SETTINGS, self.history)
 
     async def report(self, n: int) -> Receipt | Rejection:
         digest = fingerprint("n", n)

@@ -18,7 +18,6 @@ from ledger.model import (
     CancelRequest,
     Create,
     Head,
-    Patience,
     Receipt,
     Report,
     Request,
@@ -76,17 +75,9 @@ class Ledger:
 
 @asynccontextmanager
 async def ledger(dsn: str, tenant: str, **given: Any) -> AsyncIterator[Ledger]:
-    settings = LedgerSettings(**given)
+    settings = LedgerSettings(queue_wait_seconds=10.0, **given)
     pools = await Pools.open(settings, dsn)
-    writer = Writer(
-        pools.write,
-        _Nobody(),
-        shards=2,
-        queue_limit=10_000,
-        queue_wait_seconds=10.0,
-        batch_limit=500,
-        patience=Patience(),
-    )
+    writer = Writer(pools.write, _Nobody(), settings)
     writer.start()
     try:
         yield Ledger(Reader(pools.read, lease_ms=60_000), writer, tenant)

@@ -22,7 +22,6 @@ from ledger.machine import CancelStage, Status
 from ledger.model import (
     CancelRequest,
     Create,
-    Patience,
     Receipt,
     Rejection,
     Report,
@@ -133,15 +132,7 @@ async def ledger(dsn: str, **given: Any) -> AsyncIterator[Ledger]:
     for lane in lanes:
         await lane.open(1)
     heard = Heard()
-    writer = Writer(
-        pools.write,
-        heard,
-        shards=settings.write_pool_max,
-        queue_limit=settings.queue_limit,
-        queue_wait_seconds=settings.queue_wait_seconds,
-        batch_limit=settings.batch_limit,
-        patience=Patience(),
-    )
+    writer = Writer(pools.write, heard, settings)
     writer.start()
     it = Ledger(writer, lanes[0], Reader(pools.read, lease_ms=60_000), heard)
     try:

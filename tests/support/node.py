@@ -114,15 +114,7 @@ async def node(dsn: str, **given: Any) -> AsyncIterator[Node]:
     settings = LedgerSettings(**given)
     pools = await Pools.open(settings, dsn)
     heard = Heard()
-    writer = Writer(
-        pools.write,
-        heard,
-        shards=settings.write_pool_max,
-        queue_limit=settings.queue_limit,
-        queue_wait_seconds=settings.queue_wait_seconds,
-        batch_limit=settings.batch_limit,
-        patience=settings.patience,
-    )
+    writer = Writer(pools.write, heard, settings)
     writer.start()
     reaper = Reaper(writer, settings, settings.direct_database_url or dsn)
     beats = Beats(pools.control)

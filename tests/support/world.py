@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 import asyncpg
+from msgspec.structs import replace
 
 from gateway.auth import Principal
 from gateway.bus.local import LocalBus
@@ -200,18 +201,10 @@ async def _opened(
         reader = Reader(here.read, lease_ms=lease_ms, history=history)
         await reader.epoch()
         hub = Hub(Reader(here.control, lease_ms=lease_ms, history=history), LocalBus())
+        writing = replace(settings, write_pool_max=1, queue_wait_seconds=STEP_SECONDS / 2)
         writers = []
         for pools, listener, of in ((here, hub, history), (there, Elsewhere(hub), History())):
-            writer = Writer(
-                pools.write,
-                listener,
-                shards=1,
-                queue_limit=settings.queue_limit,
-                queue_wait_seconds=STEP_SECONDS / 2,
-                batch_limit=settings.batch_limit,
-                patience=settings.patience,
-                history=of,
-            )
+            writer = Writer(pools.write, listener, writing, of)
             writer.start()
             stack.push_async_callback(writer.close, 2.0)
             writers.append(writer)
