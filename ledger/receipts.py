@@ -27,28 +27,20 @@ def repeated(state: State | None, request: Request, prior: Prior) -> Receipt:
 
 def receipt(change: Change) -> Receipt:
     """The answer to a change once it is committed."""
-    after = change.state
-    return Receipt(
-        task_id=after.task_id,
-        seq=after.seq,
-        status=after.status,
-        attempt=after.attempt,
-        repeat=False,
-        cancel=_open_cancel(after),
-    )
+    return _receipt_of(change.state, repeat=False)
 
 
 def repeat_of(state: State) -> Receipt:
     """The answer to a request that asks for what is so already."""
+    return _receipt_of(state, repeat=True)
+
+
+def _receipt_of(state: State, *, repeat: bool) -> Receipt:
     return Receipt(
         task_id=state.task_id,
         seq=state.seq,
         status=state.status,
         attempt=state.attempt,
-        repeat=True,
-        cancel=_open_cancel(state),
+        repeat=repeat,
+        cancel=state.cancel if state.status is Status.CANCELLING else None,
     )
-
-
-def _open_cancel(state: State) -> Cancel | None:
-    return state.cancel if state.status is Status.CANCELLING else None
