@@ -21,6 +21,8 @@ log = structlog.get_logger(__name__)
 class Pending(Entry, eq=False, kw_only=True):
     """A request that waits for its answer, until `deadline` (monotonic seconds)."""
 
+    size: int
+    """Of its payloads, in bytes."""
     deadline: float
     tell: Callable[[Outcome], None]
     done: bool = False
@@ -61,5 +63,5 @@ def take(queue: deque[Pending], limit: int) -> list[Pending]:
     while queue and len(taken) < limit and size < BATCH_BYTES:
         pending = queue.popleft()
         taken.append(pending)
-        size += payload_bytes(pending.request)
+        size += pending.size
     return taken

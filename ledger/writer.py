@@ -102,7 +102,7 @@ class Writer:
             self._large_bytes += size
             tell = partial(self._release, size, tell)
         digest = request.digest or next(self._marks)
-        shard.offer(Pending(key, request, digest, deadline=now + self._queue_wait_seconds, tell=tell))
+        shard.offer(Pending(key, request, digest, size=size, deadline=now + self._queue_wait_seconds, tell=tell))
 
     def _release(self, size: int, tell: Callable[[Outcome], None], outcome: Outcome) -> None:
         self._large_bytes -= size
