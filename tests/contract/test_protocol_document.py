@@ -16,8 +16,8 @@ from gateway.protocol import ndjson
 from gateway.protocol.errors import BYES, ERRORS
 from gateway.protocol.messages import TYPES
 from ledger import epoch
-from ledger.settings import LedgerSettings
 from tests.support.gateway import ROOT, Peer, in_process
+from tests.support.limits import generous
 from tests.support.postgres import address_of, through
 from tests.support.proxy import Link, Proxy
 
@@ -60,7 +60,7 @@ async def test_conversation_goes_as_written(name: str, database: str) -> None:
                 proxy.set({"away": Link.RESET, "back": Link.PASS}[line.removeprefix("database: ")])
                 continue
             if line == "epoch: new":
-                await epoch.begin(LedgerSettings(), database)
+                await epoch.begin(generous(), database)
                 continue
             who, text = re.fullmatch(r"(\w+)[<>] (.*)", line).groups()  # type: ignore[union-attr] # or the document is wrong
             if who not in peers:

@@ -21,7 +21,7 @@ import pytest
 
 from ledger.errors import Busy, OutcomeUnknown, Refused, Unavailable
 from ledger.pool import Failure, Pools, classify
-from ledger.settings import LedgerSettings
+from tests.support.limits import generous
 from tests.support.postgres import Cluster, OwnServer, own_server, with_database
 from tests.support.waiting import eventually
 
@@ -61,7 +61,7 @@ async def victim(server: OwnServer) -> AsyncIterator[Connection]:
 @asynccontextmanager
 async def connected(dsn: str, **options: Any) -> AsyncIterator[Connection]:
     """A connection of the test's own."""
-    connection = await asyncpg.connect(dsn, timeout=5, **({"command_timeout": 5} | options))
+    connection = await asyncpg.connect(dsn, timeout=30, **({"command_timeout": 30} | options))
     try:
         yield connection
     finally:
@@ -393,7 +393,7 @@ class TestThroughALane:
 
     async def test_a_full_lane(self, empty_database: str) -> None:
         """The driver alone would wait for ever."""
-        settings = LedgerSettings(acquire_timeout_seconds=0.05, write_pool_max=1)
+        settings = generous(acquire_timeout_seconds=0.05, write_pool_max=1)
         pools = await Pools.open(settings, empty_database)
         try:
             async with pools.write.acquire():

@@ -18,23 +18,15 @@ from ledger.epoch import History
 from ledger.model import Receipt, Rejection, Report, Transition, fingerprint, task_key
 from ledger.pool import Pools
 from ledger.reader import Reader
-from ledger.settings import LedgerSettings
 from ledger.writer import Writer
 from tests.support.backup import back_up, restore
+from tests.support.limits import generous
 from tests.support.postgres import Cluster, address_of, drop_database, through
 from tests.support.proxy import Link, Proxy
 from tests.support.waiting import eventually
 
 KEY = task_key("t", "a")
-SETTINGS = LedgerSettings(
-    write_pool_max=1,
-    command_timeout_seconds=0.4,
-    statement_timeout_ms=300,
-    lock_timeout_ms=200,
-    queue_limit=100,
-    queue_wait_seconds=20.0,
-    batch_limit=10,
-)
+SETTINGS = generous(write_pool_max=1, queue_limit=100, batch_limit=10)
 
 
 class Heard:

@@ -23,8 +23,8 @@ from gateway.http.ingest import INTAKES_AT_ONCE
 from gateway.http.intake import LINES, OUTSTANDING_LINES, REQUEST_BYTES, UNTOLD_BYTES, Intake
 from gateway.protocol.codec import FRAME_BYTES
 from gateway.protocol.errors import ERRORS
-from ledger.settings import LedgerSettings
 from tests.support.gateway import Gateway, in_process
+from tests.support.limits import QUICK, generous
 from tests.support.postgres import Cluster, address_of, temporary_database, through
 from tests.support.proxy import Link, Proxy
 from tests.support.waiting import eventually
@@ -478,7 +478,7 @@ async def test_those_who_keep_a_batch_waiting_are_cut(gateway: Gateway, task_id:
 def proxied(dsn: str, proxy: Proxy, **settings: Any) -> dict[str, Any]:
     """A gateway's settings by way of a proxy."""
     dsn = through(dsn, proxy.port)
-    return {"dsn": dsn, "ledger": LedgerSettings(database_url=dsn, **settings)}
+    return {"dsn": dsn, "ledger": generous(database_url=dsn, **settings)}
 
 
 async def test_so_many_lines_wait_for_the_database(database: str) -> None:
@@ -555,10 +555,9 @@ async def test_nobody_is_left_to_hear_of_a_failure(database: str) -> None:
     """The client goes, and then the database does not come back in time: nothing complains, nothing is written."""
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    impatient = {"command_timeout_seconds": 0.5, "statement_timeout_ms": 400, "lock_timeout_ms": 300}
     async with (
         Proxy(address_of(database)) as proxy,
-        in_process(**proxied(database, proxy, queue_wait_seconds=0.6, **impatient)) as gateway,
+        in_process(**proxied(database, proxy, **QUICK)) as gateway,
     ):
         proxy.set(Link.STALL)
         async with sender(gateway) as client:

@@ -7,8 +7,8 @@ from typing import Any
 import asyncpg
 from aiohttp import ClientSession, hdrs
 
-from ledger.settings import LedgerSettings
 from tests.support.gateway import Peer, in_process
+from tests.support.limits import generous
 from tests.support.waiting import eventually
 
 SILENT_MS = 70_000
@@ -190,7 +190,7 @@ async def test_a_lease_and_a_deadline_are_kept_as_they_were_asked_for(database: 
 
 async def test_a_cancel_that_nobody_answers_is_forced_and_says_so(database: str) -> None:
     """In the transition and in the snapshot; a cancel that a worker has honoured was not."""
-    settings = LedgerSettings(database_url=database, cancel_grace_seconds=0.1)
+    settings = generous(database_url=database, cancel_grace_seconds=0.1)
     async with in_process(database, ledger=settings) as gateway, gateway.client() as client:
         await client.ask(type="report", task_id="i")
         await client.ask(type="cancel", task_id="i", reason="why")

@@ -24,6 +24,7 @@ from gateway.protocol.errors import ERRORS
 from ledger.settings import LedgerSettings
 from tests.integration.test_command_line import ledgerwire
 from tests.support.gateway import Gateway, GatewayProcess, Peer, in_process
+from tests.support.limits import QUICK, generous
 from tests.support.postgres import Cluster, address_of, own_server, temporary_database, through
 from tests.support.proxy import Link, Proxy
 from tests.support.waiting import eventually
@@ -231,17 +232,7 @@ async def test_a_peer_that_breaks_off_in_the_middle_disturbs_nobody(gateway: Gat
 def proxied(dsn: str, proxy: Proxy) -> tuple[str, LedgerSettings]:
     """The database by way of a proxy, and settings with which an outage is noticed soon."""
     dsn = through(dsn, proxy.port)
-    settings = LedgerSettings(
-        database_url=dsn,
-        connect_timeout_seconds=0.4,
-        acquire_timeout_seconds=0.4,
-        command_timeout_seconds=0.5,
-        statement_timeout_ms=400,
-        lock_timeout_ms=300,
-        request_deadline_seconds=1.3,
-        queue_wait_seconds=0.6,
-    )
-    return dsn, settings
+    return dsn, LedgerSettings(database_url=dsn, **QUICK)
 
 
 async def get(session: aiohttp.ClientSession, url: str) -> tuple[int, Any, Any]:
@@ -298,7 +289,7 @@ async def test_a_lost_link_to_the_database_is_told_and_healed(database: str, lin
 
 async def test_a_full_queue_says_when_to_come_back(database: str) -> None:
     """What does not fit is refused at once, over both faces; what was taken is committed, and others may come again."""
-    settings = LedgerSettings(database_url=database, queue_limit=5, queue_wait_seconds=20.0)
+    settings = generous(database_url=database, queue_limit=5)
     async with in_process(database, ledger=settings) as gateway, gateway.client() as peer:
         assert (await peer.ask(id="first", type="report", task_id="a"))["ok"]
         connection = await asyncpg.connect(database)

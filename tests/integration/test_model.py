@@ -25,10 +25,10 @@ from msgspec.structs import replace
 
 from ledger.batch import Answer
 from ledger.model import CancelRequest, Create, Lapse, Receipt, Report, Request, task_key
-from ledger.settings import LedgerSettings
 from ledger.sql import query
 from tests.property.document_model import LAPSES, Accepted, PaperTask, Refused, in_paper_words
 from tests.property.requests_of_all_shapes import TENANT, aimed, creates, lapses, named, progress, requests
+from tests.support.limits import generous
 from tests.support.postgres import Cluster
 from tests.support.waiting import eventually
 from tests.support.world import Watching, World, world
@@ -42,7 +42,7 @@ SETTINGS: Final = settings(
 )
 # Time passes by whole units, and nothing ends near one: so the time that the test itself takes makes no difference.
 UNIT_MS: Final = 1_000_000
-LEDGER: Final = LedgerSettings(lease_seconds=1_700, lease_grace_seconds=3_000, cancel_grace_seconds=2_300)
+LEDGER: Final = generous(lease_seconds=1_700, lease_grace_seconds=3_000, cancel_grace_seconds=2_300)
 LEASES: Final = {5_000: 700_000, 90_000: 2_700_000}
 DEADLINES: Final = {1_000: 1_500_000, 600_000: 5_500_000}
 

@@ -16,28 +16,21 @@ import pytest
 from ledger.errors import OutcomeUnknown, Refused, SettingsError, Unavailable
 from ledger.pool import Lane, Pools
 from ledger.settings import LedgerSettings
+from tests.support.limits import QUICK, generous
 from tests.support.postgres import Cluster, OwnServer, address_of, own_server, through, with_database
 from tests.support.proxy import Link, Proxy
 from tests.support.waiting import eventually
 
 
 def quick(**changes: Any) -> LedgerSettings:
-    """Settings with short clocks, in the same order as the real ones."""
-    clocks: dict[str, Any] = {
-        "acquire_timeout_seconds": 1.0,
-        "connect_timeout_seconds": 0.6,
-        "command_timeout_seconds": 0.6,
-        "request_deadline_seconds": 2.5,
-        "statement_timeout_ms": 400,
-        "lock_timeout_ms": 200,
-    }
-    return LedgerSettings(**(clocks | changes))
+    """Settings with short clocks, in the same order as the real ones: for tests of what ends by them."""
+    return LedgerSettings(**(QUICK | changes))
 
 
 @asynccontextmanager
 async def opened(dsn: str, settings: LedgerSettings | None = None) -> AsyncIterator[Pools]:
     """Pools for the length of the block."""
-    pools = await Pools.open(settings or quick(), dsn)
+    pools = await Pools.open(settings or generous(), dsn)
     try:
         yield pools
     finally:
@@ -81,14 +74,16 @@ async def works(lane: Lane) -> bool:
 class TestOpening:
     """What a lane is when it is open."""
 
-    async def test_each_lane_names_itself_and_limits_its_sessions(self, pools: Pools) -> None:
+    async def test_each_lane_names_itself_and_limits_its_sessions(self, empty_database: str) -> None:
         """The operator sees the lane in pg_stat_activity; the server holds the limits, and does not compile."""
-        for lane in (pools.write, pools.read, pools.control):
-            assert await lane.fetchval("show application_name") == f"ledgerwire/{lane.name}"
-            assert await lane.fetchval("show statement_timeout") == "400ms"
-            assert await lane.fetchval("show lock_timeout") == "200ms"
-            assert await lane.fetchval("show idle_in_transaction_session_timeout") == "5s"
-            assert await lane.fetchval("show jit") == "off"
+        limits = {"statement_timeout_ms": 19_400, "lock_timeout_ms": 9_200, "idle_in_transaction_timeout_ms": 50_000}
+        async with opened(empty_database, generous(**limits)) as pools:
+            for lane in (pools.write, pools.read, pools.control):
+                assert await lane.fetchval("show application_name") == f"ledgerwire/{lane.name}"
+                assert await lane.fetchval("show statement_timeout") == "19400ms"
+                assert await lane.fetchval("show lock_timeout") == "9200ms"
+                assert await lane.fetchval("show idle_in_transaction_session_timeout") == "50s"
+                assert await lane.fetchval("show jit") == "off"
 
     async def test_every_way_to_run_a_statement(self, pools: Pools) -> None:
         """Rows, one row, one value, a command tag; json stays text."""
@@ -151,7 +146,7 @@ class TestBounds:
             lane = status["lanes"]["write"]
             assert (lane["pool_size"], lane["checked_in"], lane["checked_out"], lane["max"]) == (2, 0, 2, 2)
             assert [waiter["label"] for waiter in lane["waiting"]["who"]] == ["waiter-0", "waiter-1"]
-            assert lane["waiting"]["longest_seconds"] == lane["waiting"]["who"][0]["seconds"] < 1.0
+            assert lane["waiting"]["longest_seconds"] == lane["waiting"]["who"][0]["seconds"] < 15.0
             assert (status["pool_size"], status["checked_in"], status["checked_out"]) == (4, 2, 2)
             assert status["waiting"]["who"] == lane["waiting"]["who"]
         assert await asyncio.gather(*waiters) == [True, True]
@@ -159,12 +154,12 @@ class TestBounds:
 
     async def test_a_caller_waits_for_its_turn_only_so_long(self, empty_database: str) -> None:
         """A full lane answers in time, says so, and leaves the other lanes alone."""
-        async with opened(empty_database, quick(acquire_timeout_seconds=0.2)) as pools:
+        async with opened(empty_database, generous(acquire_timeout_seconds=0.2)) as pools:
             async with pools.write.acquire(), pools.write.acquire():
                 began = time.monotonic()
                 with pytest.raises(Unavailable) as caught:
                     await pools.write.fetchval("select 1")
-                assert 0.2 <= time.monotonic() - began < 1.0
+                assert 0.2 <= time.monotonic() - began < 10.0, "no other clock is as short"
                 assert caught.value.reason == "acquire_timeout"
                 assert 250 <= (caught.value.retry_after_ms or 0) <= 1_000
                 assert await works(pools.read)
@@ -177,14 +172,15 @@ class TestBounds:
         status = pools.read.status()
         assert status["pool_size"] == status["checked_in"] <= 4
 
-    async def test_a_slow_statement_ends_by_the_servers_clock(self, pools: Pools) -> None:
+    async def test_a_slow_statement_ends_by_the_servers_clock(self, empty_database: str) -> None:
         """It is rolled back for certain, and the connection is kept."""
-        pid = await backend(pools.write)
-        with pytest.raises(Unavailable) as caught:
-            await pools.write.execute("select pg_sleep(5)")
-        assert caught.value.reason == "statement_timeout"
-        assert isinstance(caught.value.__cause__, asyncpg.QueryCanceledError)
-        assert await backend(pools.write) == pid
+        async with opened(empty_database, generous(statement_timeout_ms=400, lock_timeout_ms=200)) as pools:
+            pid = await backend(pools.write)
+            with pytest.raises(Unavailable) as caught:
+                await pools.write.execute("select pg_sleep(30)")
+            assert caught.value.reason == "statement_timeout"
+            assert isinstance(caught.value.__cause__, asyncpg.QueryCanceledError)
+            assert await backend(pools.write) == pid
 
     async def test_a_caller_that_holds_on_for_too_long_is_cut(self, empty_database: str) -> None:
         """The deadline is for everything in the block; its connection is not used again."""
@@ -206,7 +202,7 @@ class TestBounds:
     async def test_a_cancelled_caller_gives_its_turn_back(self, pools: Pools) -> None:
         """A cancellation passes through as it is, while waiting and while working."""
         async with pools.write.acquire():
-            working = asyncio.create_task(pools.write.fetchval("select pg_sleep(5)"))
+            working = asyncio.create_task(pools.write.fetchval("select pg_sleep(15)"))
             await eventually(lambda: pools.write.status()["checked_out"] == 2)
             waiting = asyncio.create_task(pools.write.fetchval("select 1"))
             await eventually(lambda: pools.write.status()["waiting"]["count"] == 1)
@@ -235,11 +231,11 @@ class TestBounds:
 
     async def test_closing_waits_for_those_who_work_and_then_cuts(self, empty_database: str) -> None:
         """Who finishes in time finishes; who does not is cut; who comes later is told to come back."""
-        pools = await Pools.open(quick(statement_timeout_ms=500), empty_database)
-        short = asyncio.create_task(pools.read.fetchval("select pg_sleep(0.1), 1"))
-        long = asyncio.create_task(pools.write.fetchval("select pg_sleep(5)"))
+        pools = await Pools.open(generous(), empty_database)
+        short = asyncio.create_task(pools.read.fetchval("select pg_sleep(0.5), 1"))
+        long = asyncio.create_task(pools.write.fetchval("select pg_sleep(15)"))
         await eventually(lambda: pools.status()["checked_out"] == 2)
-        await pools.close(timeout_seconds=0.2)
+        await pools.close(timeout_seconds=2.0)
         await short
         with pytest.raises(OutcomeUnknown):
             await long
@@ -252,35 +248,33 @@ class TestAge:
 
     async def test_a_connection_is_replaced_when_it_is_old(self, empty_database: str) -> None:
         """At release and at acquire; and no caller notices."""
-        async with opened(empty_database, quick(recycle_seconds=0.25)) as pools:
-            began, pids = time.monotonic(), set()
-            while time.monotonic() - began < 1.0:
+        async with opened(empty_database, generous(recycle_seconds=0.25)) as pools:
+            began, pids = time.monotonic(), set[int]()
+            while (passed := time.monotonic() - began) < 1.0 or len(pids) < 3:
                 pids.add(await backend(pools.write))
-            assert 3 <= len(pids) <= 7  # one for every 0.20 to 0.25 s, less on a busy machine
+            assert len(pids) <= passed / 0.2 + 2  # one for every 0.20 to 0.25 s, less on a busy machine
             assert pools.write.status()["pool_size"] <= 1
 
     async def test_an_idle_connection_is_closed_when_it_is_old(self, empty_database: str) -> None:
         """One that nobody uses does not stay for ever either."""
-        async with opened(empty_database, quick(recycle_seconds=0.1)) as pools:
+        async with opened(empty_database, generous(recycle_seconds=0.1)) as pools:
             await eventually(lambda: pools.status()["pool_size"] == 0)
 
     async def test_a_connection_that_was_forgotten_on_the_way(self, proxy: Proxy, empty_database: str) -> None:
         """After a rest it is asked first; when no answer comes, the statement goes out on a new one."""
-        settings = quick(
-            liveness_idle_seconds=0, read_pool_min=4, connect_timeout_seconds=2, request_deadline_seconds=5
-        )
+        settings = generous(liveness_idle_seconds=0, read_pool_min=4, connect_timeout_seconds=6)
         async with opened(through(empty_database, proxy.port), settings) as pools:
             before = await backend(pools.read)
             proxy.strand()
             began = time.monotonic()
             assert await backend(pools.read) != before
             # Four connections were forgotten, and only one of them was asked, for a quarter of the time to connect.
-            assert 0.5 <= time.monotonic() - began < 1.4
+            assert 1.5 <= time.monotonic() - began < 4.5
             assert pools.read.status()["pool_size"] <= 4
 
     async def test_a_connection_in_use_is_not_asked(self, pools: Pools, empty_database: str) -> None:
         """Within liveness_idle_seconds a statement is one round trip and no more."""
-        async with opened(empty_database, quick(write_pool_max=1)) as watched:
+        async with opened(empty_database, generous(write_pool_max=1)) as watched:
             for _ in range(5):
                 await watched.write.fetchval("select 'work'")
             query = "select query from pg_stat_activity where application_name = 'ledgerwire/write' and datname = $1"
@@ -303,7 +297,7 @@ class TestLostLink:
         """A write has an unknown outcome; a read has none, and may be repeated."""
         lane: Lane = getattr(pools, name)
         pid = await backend(lane)
-        work = asyncio.create_task(lane.fetchval("select pg_sleep(5)"))
+        work = asyncio.create_task(lane.fetchval("select pg_sleep(15)"))
         await eventually(
             lambda: pools.control.fetchval("select state = 'active' from pg_stat_activity where pid = $1", pid)
         )
@@ -317,7 +311,7 @@ class TestLostLink:
         """Unknown at once for what was under way, unavailable for what comes next, and well again afterwards."""
         async with opened(through(empty_database, proxy.port)) as pools:
             await pools.write.execute("create table t (x int)")
-            work = asyncio.create_task(pools.write.execute("insert into t select 1 from pg_sleep(0.2)"))
+            work = asyncio.create_task(pools.write.execute("insert into t select 1 from pg_sleep(15)"))
             await eventually(lambda: pools.write.status()["checked_out"] == 1)
             proxy.set(Link.RESET)
             with pytest.raises(OutcomeUnknown):
@@ -336,18 +330,18 @@ class TestLostLink:
                 await pools.write.fetchval("select 1")
             assert caught.value.reason == "timeout"
             # Not twice: asyncpg's release would wait for its cancel request for another command timeout.
-            assert 0.6 <= time.monotonic() - began < 1.1
+            assert 1.5 <= time.monotonic() - began < 2.9
             for _ in range(2):
                 began = time.monotonic()
                 with pytest.raises(Unavailable):
                     await pools.write.fetchval("select 1")
-                assert time.monotonic() - began < 1.2
+                assert time.monotonic() - began < 3.0
             proxy.set(Link.PASS)
             await eventually(partial(works, pools.write))
 
     async def test_an_answer_that_is_lost(self, proxy: Proxy, empty_database: str) -> None:
         """The statement arrives and commits, its answer does not: exactly what `OutcomeUnknown` is for."""
-        async with opened(through(empty_database, proxy.port)) as pools:
+        async with opened(through(empty_database, proxy.port), quick()) as pools:
             await pools.write.execute("create table t (x int)")
             await pools.write.execute("insert into t values (1)")
             proxy.set(Link.MUTE)
@@ -369,18 +363,18 @@ class TestLostLink:
                 ready = time.monotonic()
                 for lane in (pools.write, pools.read, pools.control):
                     await eventually(partial(works, lane))
-                assert time.monotonic() - ready < 2.5
+                assert time.monotonic() - ready < 5.0
             assert [record for record in caplog.records if record.name.startswith("asyncpg")] == []
 
     async def test_a_frozen_server(self, server: OwnServer) -> None:
         """No caller waits longer than its clocks allow, and nothing has to be restarted."""
-        async with opened(server.dsn) as pools:
+        async with opened(server.dsn, quick()) as pools:
             with server.frozen():
                 began = time.monotonic()
                 lanes = [pools.write, pools.read, pools.control] * 4
                 outcomes = await asyncio.gather(*(lane.fetchval("select 1") for lane in lanes), return_exceptions=True)
                 assert all(isinstance(outcome, Unavailable | OutcomeUnknown) for outcome in outcomes)
-                assert time.monotonic() - began < 2.5
+                assert time.monotonic() - began < 5.0
             await eventually(partial(works, pools.write))
 
     async def test_attempts_to_connect_are_paced(self, proxy: Proxy, empty_database: str) -> None:
@@ -388,13 +382,12 @@ class TestLostLink:
         async with opened(through(empty_database, proxy.port)) as pools:
             proxy.set(Link.RESET)
             before = proxy.accepted
-            began, hints = time.monotonic(), []
-            while time.monotonic() - began < 0.5:
+            began, hints = time.monotonic(), list[int | None]()
+            while (passed := time.monotonic() - began) < 0.5 or len(hints) <= 50:
                 with pytest.raises(Unavailable) as caught:
                     await pools.read.fetchval("select 1")
                 hints.append(caught.value.retry_after_ms)
-            assert len(hints) > 50
-            assert proxy.accepted - before < 30
+            assert proxy.accepted - before < 60 * passed
             assert all(hint is not None and 1 <= hint <= 1_000 for hint in hints)
 
 
@@ -408,7 +401,7 @@ class TestOtherNodes:
             first = f"127.0.0.1:{hole.port}"
             dsn = through(empty_database, proxy.port).replace("@", f"@{first},") + "&target_session_attrs=read-write"
             async with opened(dsn, quick(connect_timeout_seconds=0.3)) as pools:
-                await eventually(partial(works, pools.write), within_seconds=1.5)
+                await eventually(partial(works, pools.write), within_seconds=20)
                 assert hole.accepted >= 1
 
     async def test_a_node_that_became_read_only_is_left(self, pools: Pools, cluster: Cluster) -> None:

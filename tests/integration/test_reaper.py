@@ -22,8 +22,8 @@ from ledger.model import CancelRequest, Create, Lapse, Receipt, Rejection, Repor
 from ledger.pool import LaneConnection
 from ledger.pool.dial import Dialer
 from ledger.reaper import LAPSES_AT_ONCE, LOCK_KEY, TASKS_PER_LOOK
-from ledger.settings import LedgerSettings
 from ledger.sql import query
+from tests.support.limits import generous
 from tests.support.node import TENANT, Node, connected, node
 from tests.support.waiting import eventually
 
@@ -405,7 +405,7 @@ async def test_due_at_does_not_move_with_reports_and_beats(it: Node) -> None:
 async def test_the_due_tasks_are_found_by_their_index(it: Node) -> None:
     """On the reaper's own kind of connection no statement reads a table from end to end."""
     await it.receipt(report())
-    connection = await Dialer(LedgerSettings(), it.dsn, "reaper")(connection_class=LaneConnection)
+    connection = await Dialer(generous(), it.dsn, "reaper")(connection_class=LaneConnection)
     try:
         arguments = {"pulse": (1, True), "due": (1, 1, 1, None, 1)}
         for name, given in arguments.items():
@@ -433,10 +433,7 @@ async def test_a_look_that_takes_too_long_is_repeated_with_fewer_tasks(database:
 async def test_thousands_at_once_are_ended_and_reports_are_not_starved(database: str) -> None:
     """10,000 tasks are lost together: each once, some at a time, while reports of others are committed beside them."""
     count = 10_000
-    patient = {"queue_limit": 20_000, "queue_wait_seconds": 30.0, "command_timeout_seconds": 20.0}
-    async with node(
-        database, **patient, statement_timeout_ms=15_000, lock_timeout_ms=14_000, request_deadline_seconds=30.0
-    ) as it:
+    async with node(database, queue_limit=20_000) as it:
         await asyncio.gather(*(it.receipt(report(f"many-{number}")) for number in range(count)))
         await it.pass_time(OVER)
         looks, most, done = 0, 0, asyncio.Event()

@@ -17,6 +17,7 @@ from ledger.machine import Status
 from ledger.model import Report
 from ledger.reaper import GAP_SECONDS, LOCK_KEY
 from tests.support.gateway import GatewayProcess, in_process
+from tests.support.limits import PRODUCTION
 from tests.support.node import TENANT, Node, connected, node
 from tests.support.postgres import OwnServer, address_of, own_server, through
 from tests.support.proxy import Link, Proxy
@@ -29,10 +30,10 @@ AWAY_SECONDS = 2.5  # longer than lease and grace
 
 @pytest.fixture
 async def own() -> AsyncIterator[OwnServer]:
-    """A server of the test's own, with the ledger's schema, whose commits wait for what they should wait for."""
-    with own_server(durable=True) as server:
-        async with in_process(server.dsn):
-            pass
+    """A server of the test's own, with the ledger's schema, whose commits wait for a replica where one is named."""
+    with own_server() as server:
+        async with in_process(server.dsn), connected(server.dsn) as connection:
+            await connection.execute("alter database ledgerwire set synchronous_commit = on")
         yield server
 
 
@@ -97,7 +98,7 @@ async def test_nobody_is_lost_because_the_ledger_was_away(own: OwnServer) -> Non
 
 async def test_a_ledger_that_cannot_commit_counts_as_away(own: OwnServer) -> None:
     """Reads still work while commits wait for a replica that is gone: that time is no silence of the workers."""
-    async with node(own.dsn, **SHORT) as it, connected(own.dsn) as connection:
+    async with node(own.dsn, **PRODUCTION, **SHORT) as it, connected(own.dsn) as connection:
         await it.receipt(Report(tenant=TENANT, task_id="a"))
         it.reaper.start()
         await eventually(lambda: it.reaper.holds)
@@ -120,7 +121,7 @@ async def test_a_node_behind_a_dead_link_loses_the_lock_to_another(database: str
     """Nothing comes through and nothing is closed: the server ends the session, and the other node goes on."""
     async with Proxy(address_of(database)) as proxy:
         behind = through(database, proxy.port)
-        async with node(database, direct_database_url=behind) as one, node(database) as two:
+        async with node(database, direct_database_url=behind, **PRODUCTION) as one, node(database) as two:
             one.reaper.start()
             await eventually(lambda: one.reaper.holds)
             two.reaper.start()
@@ -139,7 +140,7 @@ async def test_a_broken_connection_hands_the_lock_over(database: str) -> None:
     """A reset frees the lock at once; whoever looks first has it then, and one has it."""
     async with Proxy(address_of(database)) as proxy:
         behind = through(database, proxy.port)
-        async with node(database, direct_database_url=behind) as one, node(database) as two:
+        async with node(database, direct_database_url=behind, **PRODUCTION) as one, node(database) as two:
             one.reaper.start()
             await eventually(lambda: one.reaper.holds)
             two.reaper.start()
@@ -154,7 +155,10 @@ async def test_a_node_that_cannot_write_leaves_it_to_another(database: str) -> N
     """Its reaper reaches the database and its writer does not: it lets go, and the other node ends the task."""
     async with Proxy(address_of(database)) as proxy:
         behind = through(database, proxy.port)
-        async with node(behind, direct_database_url=database, **SHORT) as one, node(database, **SHORT) as two:
+        async with (
+            node(behind, direct_database_url=database, **PRODUCTION, **SHORT) as one,
+            node(database, **SHORT) as two,
+        ):
             one.reaper.start()
             await eventually(lambda: one.reaper.holds)
             two.reaper.start()

@@ -15,8 +15,8 @@ from ledger.batch import Entry, fold
 from ledger.machine import Status
 from ledger.model import CancelRequest, Create, Patience, Report, State, task_key
 from ledger.pool import Lane, Pools
-from ledger.settings import LedgerSettings
 from ledger.sql import query
+from tests.support.limits import generous
 
 TASKS = 20_000
 TRANSITIONS = 3
@@ -43,7 +43,7 @@ select key, seq, 'running', 1, seq, '1', gen_random_uuid() from tasks, generate_
 @pytest.fixture
 async def pools(database: str) -> AsyncIterator[Pools]:
     """The lanes of a gateway, on a ledger with many tasks."""
-    pools = await Pools.open(LedgerSettings(), database)
+    pools = await Pools.open(generous(), database)
     connection = await asyncpg.connect(database)
     await connection.execute("set statement_timeout = '60s'")
     await connection.execute(FILL, TASKS, TRANSITIONS)

@@ -33,9 +33,9 @@ from ledger.model import (
 from ledger.pending import BATCH_BYTES
 from ledger.pool import Hold, Lane, Pools
 from ledger.reader import Reader
-from ledger.settings import LedgerSettings
 from ledger.sql import query
 from ledger.writer import QUEUE_BYTES, Writer
+from tests.support.limits import generous
 from tests.support.postgres import Cluster, address_of, create_database, drop_database, through
 from tests.support.proxy import Link, Proxy
 from tests.support.waiting import eventually
@@ -126,7 +126,7 @@ class Ledger:
 @asynccontextmanager
 async def ledger(dsn: str, **given: Any) -> AsyncIterator[Ledger]:
     """A ledger with these settings; closed in the order of a gateway's end."""
-    settings = LedgerSettings(**given)
+    settings = generous(**given)
     lanes = [CountingLane(name, settings, dsn, size=2, writes=name != "read") for name in ("write", "read", "control")]
     pools = Pools(*lanes)
     for lane in lanes:
@@ -150,13 +150,6 @@ QUICK: dict[str, Any] = {
     "statement_timeout_ms": 300,
     "lock_timeout_ms": 200,
     "request_deadline_seconds": 1.0,
-}
-PATIENT: dict[str, Any] = {
-    "command_timeout_seconds": 20.0,
-    "statement_timeout_ms": 15_000,
-    "lock_timeout_ms": 14_000,
-    "request_deadline_seconds": 30.0,
-    "queue_wait_seconds": 20.0,
 }
 
 
@@ -233,7 +226,7 @@ async def messages(dsn: str, tenant: str = TENANT) -> Counter[str]:
 async def test_every_report_gets_one_receipt_and_sequences_have_no_hole(database: str, batch_limit: int) -> None:
     """Sequences are 1..n per task under many concurrent submitters, however small the batches are."""
     submitters, reports, tasks = 20, 12, 4
-    async with ledger(database, batch_limit=batch_limit, **PATIENT) as it:
+    async with ledger(database, batch_limit=batch_limit) as it:
 
         async def submit(who: int) -> list[Receipt]:
             # Four at a time without waiting, as a worker does that pipelines.
@@ -346,7 +339,7 @@ async def test_two_writers_on_one_database_give_every_report_one_effect(database
     dice = random.Random(seed)
     tasks, workers, reports = 3, 4, 25
     conflicts = 0
-    async with ledger(database, batch_limit=8, **PATIENT) as one, ledger(database, batch_limit=8, **PATIENT) as two:
+    async with ledger(database, batch_limit=8) as one, ledger(database, batch_limit=8) as two:
 
         async def work(worker: int) -> list[tuple[Receipt, Receipt]]:
             answers = []
@@ -426,7 +419,7 @@ def shared_database(cluster: Cluster) -> Iterator[str]:
 async def test_a_poison_report_is_rejected_alone(shared_database: str, kind: str) -> None:
     """What the database cannot take, on a known task and on a new one, is rejected; 99 good ones beside it are not."""
     say = functools.partial(report, tenant=kind)
-    async with ledger(shared_database, write_pool_max=1, **PATIENT) as it:
+    async with ledger(shared_database, write_pool_max=1) as it:
         await it.receipt(say("shared", progress=0))
         good = [it.writer.submit(say("shared" if i % 2 else f"own-{i}", message=f"good {i}")) for i in range(50)]
         poison = [it.writer.submit(say(task_id, **POISON[kind])) for task_id in ("shared", "unheard-of")]
@@ -569,7 +562,7 @@ async def test_receipts_name_the_place_where_the_report_is(database: str, seed: 
     dice = random.Random(seed)
     receipts: dict[str, Receipt] = {}
     async with Proxy(address_of(database)) as proxy:
-        async with ledger(through(database, proxy.port), queue_wait_seconds=20.0, batch_limit=5, **QUICK) as it:
+        async with ledger(through(database, proxy.port), batch_limit=5) as it:
 
             async def work(who: int) -> None:
                 for number in range(25):
@@ -597,7 +590,7 @@ async def test_receipts_name_the_place_where_the_report_is(database: str, seed: 
 async def test_a_statement_that_commits_late_is_found_wherever_it_put_the_report(database: str) -> None:
     """Two lost statements had one report at different places: the one that commits is found, no copy is made."""
     async with Proxy(address_of(database)) as proxy:
-        given = {**PATIENT, "queue_wait_seconds": 5.0, "write_pool_max": 1}
+        given = {"queue_wait_seconds": 5.0, "write_pool_max": 1}
         async with ledger(through(database, proxy.port), **given) as it:
             await it.receipt(report("a", message="begin"))
             await it.receipt(report("other", message="begin"))
@@ -630,7 +623,7 @@ async def test_a_statement_that_commits_late_is_found_wherever_it_put_the_report
 async def test_a_report_is_not_taken_for_another_that_says_the_same(database: str) -> None:
     """A report that was never written is not acknowledged because another of the same content took its place."""
     async with Proxy(address_of(database)) as proxy, ledger(database) as two:
-        async with ledger(through(database, proxy.port), write_pool_max=1, **PATIENT) as one:
+        async with ledger(through(database, proxy.port), write_pool_max=1) as one:
             await one.receipt(report(progress=0))
             async with row_locked(database, "a"):
                 lost = one.writer.submit(report(attempt=1, n=1, progress=50))
@@ -648,7 +641,7 @@ async def test_a_report_is_not_taken_for_another_that_says_the_same(database: st
 async def test_an_outage_longer_than_the_wait_is_unavailable_and_then_over(database: str) -> None:
     """Reports wait for the database for a while, then are told that nothing was written; afterwards all goes on."""
     async with Proxy(address_of(database)) as proxy:
-        async with ledger(through(database, proxy.port), queue_wait_seconds=0.3, **QUICK) as it:
+        async with ledger(through(database, proxy.port), queue_wait_seconds=0.3) as it:
             await it.receipt(report(message="before"))
             proxy.set(Link.RESET)
             with pytest.raises(LedgerError):  # sent on a connection that seemed to be there: nobody can know
@@ -677,7 +670,7 @@ async def test_an_outage_longer_than_the_wait_is_unavailable_and_then_over(datab
 
 async def test_a_full_queue_says_busy_and_takes_reports_again_later(database: str) -> None:
     """At the bound a report is refused at once, with a time to come back; those that were taken are all committed."""
-    async with ledger(database, queue_limit=50, **PATIENT) as it:
+    async with ledger(database, queue_limit=50) as it:
         await it.receipt(report(progress=0))
         async with row_locked(database, "a"):
             taken = [it.writer.submit(report(progress=1)) for _ in range(50)]
@@ -694,7 +687,7 @@ async def test_a_full_queue_says_busy_and_takes_reports_again_later(database: st
 async def test_a_queue_is_full_of_bytes_too(database: str) -> None:
     """Large payloads are refused before they fill the memory; what was taken is committed, and there is room again."""
     large = b'"' + b"x" * 1_000_000 + b'"'
-    async with ledger(database, **PATIENT) as it:
+    async with ledger(database) as it:
         await it.receipt(report(progress=0))
         async with row_locked(database, "a"):
             taken = [it.writer.submit(report(data=large)) for _ in range(QUEUE_BYTES // len(large))]
@@ -719,7 +712,7 @@ async def test_close_commits_what_is_queued_and_takes_no_more(database: str) -> 
 
 async def test_close_does_not_call_unwritten_what_it_has_sent(database: str) -> None:
     """When its time is over, a report whose statement is under way is unknown; one that never left is unavailable."""
-    async with ledger(database, batch_limit=1, write_pool_max=1, **PATIENT) as it:
+    async with ledger(database, batch_limit=1, write_pool_max=1) as it:
         await it.receipt(report(message="begin"))
         async with row_locked(database, "a"):
             under_way = it.writer.submit(report(message="under way"))
@@ -763,7 +756,7 @@ async def test_a_repeat_is_found_however_far_back_it_is(database: str, numbers: 
         sent[700:700] = [report() for _ in range(1500)]
     if numbers == "of an attempt before":
         sent += [report(attempt=2, n=n) for n in range(1, 1501)]
-    async with ledger(database, **PATIENT) as it:
+    async with ledger(database) as it:
         before = await asyncio.gather(*map(it.receipt, sent))
         places = {id(one): answer.seq for one, answer in zip(sent, before, strict=True)}
         again = await asyncio.gather(*map(it.receipt, first))
@@ -794,6 +787,6 @@ async def test_a_fault_of_the_listener_costs_nobody_the_answer(database: str, mo
 async def test_a_batch_is_bounded_in_bytes_too(database: str) -> None:
     """Small reports behind large ones do not wait for one statement of them all, which may take too long for ever."""
     large = b'"' + b"y" * 30_000 + b'"'
-    async with ledger(database, write_pool_max=1, **PATIENT) as it:
+    async with ledger(database, write_pool_max=1) as it:
         await asyncio.gather(*(it.receipt(report(f"a-{place}", result=large)) for place in range(400)))
         assert it.lane.appends == -(-400 // (BATCH_BYTES // len(large) + 1))

@@ -18,7 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from gateway.runtime import running
 from gateway.settings import GatewaySettings
-from ledger.settings import LedgerSettings
+from tests.support.limits import ENVIRONMENT, generous
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 30.0
@@ -102,7 +102,7 @@ class Peer:
 @asynccontextmanager
 async def in_process(dsn: str, **settings: Any) -> AsyncIterator[Gateway]:
     """A gateway on this event loop, on a port of its own."""
-    given: dict[str, Any] = {"ledger": LedgerSettings(database_url=dsn), "port": 0, "drain_seconds": 1.0, **settings}
+    given: dict[str, Any] = {"ledger": generous(database_url=dsn), "port": 0, "drain_seconds": 1.0, **settings}
     async with running(GatewaySettings(**given), dsn) as port:
         yield Gateway(port)
 
@@ -141,7 +141,7 @@ class GatewayProcess(Gateway):
 
     async def start(self) -> None:
         """Start and wait until it listens."""
-        environment = {**os.environ, **self._environment}
+        environment = {**os.environ, **ENVIRONMENT, **self._environment}
         environment.pop("DATABASE_URL", None)
         if self._dsn is not None:
             environment["DATABASE_URL"] = self._dsn

@@ -15,8 +15,8 @@ from ledger.model import Receipt, Rejection, Request, Task, Transition, task_key
 from ledger.pool import Pools
 from ledger.reader import Reader
 from ledger.reaper import Reaper
-from ledger.settings import LedgerSettings
 from ledger.writer import Writer
+from tests.support.limits import generous
 from tests.support.waiting import eventually
 
 TENANT = "t"
@@ -111,7 +111,7 @@ class Node(Struct, kw_only=True):
 @asynccontextmanager
 async def node(dsn: str, **given: Any) -> AsyncIterator[Node]:
     """A node with these settings, closed in the order of a gateway's end."""
-    settings = LedgerSettings(**given)
+    settings = generous(**given)
     pools = await Pools.open(settings, dsn)
     heard = Heard()
     writer = Writer(pools.write, heard, settings)

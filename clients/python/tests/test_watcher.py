@@ -12,9 +12,9 @@ import pytest
 
 import ledgerwire
 from ledger import epoch
-from ledger.settings import LedgerSettings
 from ledgerwire import Change, Cursor, Jumped, Liveness, Snapshot, Status, Timing, Transition, WorkerLiveness
 from tests.support.gateway import Gateway, in_process
+from tests.support.limits import generous
 from tests.support.proxy import Link, Proxy
 from tests.support.waiting import eventually
 
@@ -104,7 +104,7 @@ async def test_a_new_epoch_is_a_jump_in_the_middle_of_a_stream(gateway: Gateway,
             changes = watcher.subscribe("t")
             async with contextlib.aclosing(changes):
                 before = await anext(changes)
-                begun = await epoch.begin(LedgerSettings(), database)
+                begun = await epoch.begin(generous(), database)
                 assert before.cursor.epoch == begun.before
                 jumped = await anext(changes)
                 assert isinstance(jumped, Jumped)
@@ -257,7 +257,7 @@ async def test_a_cancel_through_a_watcher_is_seen_by_it(gateway: Gateway) -> Non
 
 async def test_a_worker_that_falls_silent_is_told_and_its_task_ends_as_lost(database: str) -> None:
     """Late first, beside the changes; lost is the last change, with its reason. A callback that fails harms nobody."""
-    settings = LedgerSettings(database_url=database, lease_seconds=0.5, lease_grace_seconds=3)
+    settings = generous(database_url=database, lease_seconds=0.5, lease_grace_seconds=3)
     told: list[WorkerLiveness] = []
 
     def on_liveness(worker: WorkerLiveness) -> None:
@@ -277,7 +277,7 @@ async def test_a_worker_that_falls_silent_is_told_and_its_task_ends_as_lost(data
 
 async def test_a_late_worker_is_not_called_live_because_the_link_broke(database: str) -> None:
     """A new connection is no sign of life; the worker's next report is."""
-    settings = LedgerSettings(database_url=database, lease_seconds=0.5, lease_grace_seconds=60)
+    settings = generous(database_url=database, lease_seconds=0.5, lease_grace_seconds=60)
     timing = Timing(reconnect_ceiling_seconds=0.2)
     told: list[WorkerLiveness] = []
     async with in_process(database, ledger=settings) as gateway:
@@ -303,7 +303,7 @@ async def test_a_late_worker_is_not_called_live_because_the_link_broke(database:
 
 async def test_a_cancel_that_nobody_answers_is_shown_as_forced(database: str) -> None:
     """In the transition, and to whoever comes later."""
-    settings = LedgerSettings(database_url=database, cancel_grace_seconds=0.1)
+    settings = generous(database_url=database, cancel_grace_seconds=0.1)
     async with in_process(database, ledger=settings) as gateway, ledgerwire.Watcher(gateway.ws) as watcher:
         await report(gateway, "t", 1, end=False)
         await watcher.cancel("t")
