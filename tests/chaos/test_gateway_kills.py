@@ -14,7 +14,7 @@ from collections import defaultdict
 from typing import Any
 
 import asyncpg
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidMessage
 
 from tests.support.gateway import GatewayProcess, Peer
 
@@ -23,7 +23,7 @@ WORKERS = 8
 SUBSCRIBERS = 12
 TASKS_PER_WORKER = 3
 WINDOW = 16  # reports in flight per worker
-LOST_CONNECTION = (ConnectionClosed, OSError, TimeoutError)
+LOST_CONNECTION = (ConnectionClosed, InvalidMessage, OSError, TimeoutError)
 
 
 class Count:
