@@ -46,6 +46,8 @@ LEDGER: Final = generous(lease_seconds=1_700, lease_grace_seconds=3_000, cancel_
 LEASES: Final = {5_000: 700_000, 90_000: 2_700_000}
 DEADLINES: Final = {1_000: 1_500_000, 600_000: 5_500_000}
 
+ROUNDS: Final = 4
+"""At most: most seeds have everything in the first one, some only nearly."""
 DID: Final = Counter[str]()
 TASKS: Final = ("task-1", "task-2", "task-3", "task-4")
 T = TypeVar("T")
@@ -311,7 +313,7 @@ class Lives(RuleBasedStateMachine):
             if task is not None:
                 compare_task(task, life)
             for watching in (self.steady, self.restless):
-                await eventually(lambda: self._has_seen(watching, name), within_seconds=10)  # noqa: B023 - awaited here
+                await eventually(lambda: self._has_seen(watching, name))  # noqa: B023 - awaited here
                 for frame, happened in zip(watching.seen[name], life.paper.log, strict=True):
                     compare(frame, happened)
                 assert watching.told == []
@@ -365,17 +367,20 @@ def compare_task(row: asyncpg.Record, life: Life) -> None:
 
 def test_the_document_the_ledger_and_who_watches_agree(cluster: Cluster, seed: int) -> None:
     """Reports, repeats, zombies, cancels, creates behind them, silence, deadlines: whatever comes, in any order."""
-    with world(cluster, LEDGER, tenant=TENANT) as it:
-
-        @hypothesis.seed(seed)
-        class Here(Lives):
-            world = it
-
-        run_state_machine_as_test(Here, settings=SETTINGS)
-    print(dict(sorted(DID.items())))  # noqa: T201 - what was done, shown with a failure
     wanted = {"report": 200, "create": 30, "cancelrequest": 30, "lapse": 30, "repeats": 20, "transitions seen": 400}
     wanted |= {"lease over": 10, "deadline over": 2, "cancel over": 10, "late lapses": 1, "breaks": 20, "pauses": 5}
     wanted |= {"numbered": 50, "fenced": 1, "superseded": 10, "task_ended": 20, "asked again": 10}
     wanted |= {"races": 5, "races with the reaper": 5}
     wanted |= {"early cancel, honoured": 1, "early cancel, forced": 1, "early cancel, recorded": 1}
-    assert not {what: DID[what] for what, times in wanted.items() if DID[what] < times}
+    with world(cluster, LEDGER, tenant=TENANT) as it:
+        for round_ in range(ROUNDS):
+
+            @hypothesis.seed(seed + round_)
+            class Here(Lives):
+                world = it
+
+            run_state_machine_as_test(Here, settings=SETTINGS)
+            print(dict(sorted(DID.items())))  # noqa: T201 - what was done, shown with a failure
+            if not (rare := {what: DID[what] for what, times in wanted.items() if DID[what] < times}):
+                break
+    assert not rare
