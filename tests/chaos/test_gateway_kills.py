@@ -17,6 +17,7 @@ import asyncpg
 from websockets.exceptions import ConnectionClosed, InvalidMessage
 
 from tests.support.gateway import GatewayProcess, Peer
+from tests.support.waiting import WAIT_SECONDS
 
 KILLS = 20
 WORKERS = 8
@@ -39,7 +40,7 @@ class Count:
             self._changed.notify_all()
 
     async def reach(self, value: int) -> None:
-        async with asyncio.timeout(60), self._changed:
+        async with asyncio.timeout(WAIT_SECONDS), self._changed:
             await self._changed.wait_for(lambda: self.value >= value)
 
 
@@ -179,7 +180,7 @@ async def test_sigkill_under_load_loses_nothing(database: str, seed: int) -> Non
             await asyncio.gather(*running)
             await asyncio.gather(*(worker.finish() for worker in workers))
             last_ack = time.monotonic()
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(WAIT_SECONDS):
                 await asyncio.gather(*(subscriber.ended.wait() for subscriber in subscribers))
             converged = time.monotonic() - last_ack
             await asyncio.gather(*watching)

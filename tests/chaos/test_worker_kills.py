@@ -21,7 +21,7 @@ import asyncpg
 from aiohttp import ClientSession
 
 from tests.support.gateway import GatewayProcess, Peer
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 
 KILLED = 50
 REPORTING = 25  # live on, with reports
@@ -65,7 +65,7 @@ class Victim:
         """SIGKILL; the exit status, when all it had printed is read."""
         if self._process.returncode is None:
             self._process.kill()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(WAIT_SECONDS):
             await self._reading
             return await self._process.wait()
 
@@ -155,12 +155,12 @@ async def test_killed_workers_are_late_and_lost_once_and_nobody_else_is(database
         living = [group.create_task(report_on(session, gateway, name, stop)) for name in reporting]
         living.append(group.create_task(beat_on(hands, beating, stop)))
         async with victims(gateway.port, killed) as workers:
-            await eventually(lambda: min(worker.acknowledged for worker in workers) >= 3, within_seconds=60)
+            await eventually(lambda: min(worker.acknowledged for worker in workers) >= 3)
             dice.shuffle(workers)
             for worker in workers:
                 await asyncio.sleep(dice.uniform(0, 0.02))  # at any point of a report
                 assert await worker.kill() == -signal.SIGKILL
-            await eventually(lambda: watcher.ended(killed) == KILLED, within_seconds=60)
+            await eventually(lambda: watcher.ended(killed) == KILLED)
         stop.set()
         await asyncio.gather(*living)
         watching.cancel()

@@ -20,7 +20,7 @@ from scripts.demo import free_ports
 from scripts.stage.lines import readable
 from scripts.stage.supervisor import Plan, Stage
 
-WAIT_MS = 30_000
+WAIT_MS = 60_000
 AWAY = ("net::ERR_CONNECTION_REFUSED", "net::ERR_INTERNET_DISCONNECTED")
 FLAGS = (
     "--no-sandbox",

@@ -17,7 +17,7 @@ from tests.e2e.conftest import JOB
 
 pytestmark = pytest.mark.asyncio
 
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = 120
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ async def bench(*arguments: str | Path) -> tuple[int, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(110):
+    async with asyncio.timeout(280):
         out, _ = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode()

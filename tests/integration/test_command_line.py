@@ -14,6 +14,7 @@ from ledger.embedded import EmbeddedPostgres
 from ledger.migrate import migrations
 from tests.support.gateway import ROOT, GatewayProcess, in_process
 from tests.support.postgres import temporary_folder
+from tests.support.waiting import WAIT_SECONDS
 
 
 async def ledgerwire(*arguments: str, **environment: str) -> tuple[int, str, str]:
@@ -29,7 +30,7 @@ async def ledgerwire(*arguments: str, **environment: str) -> tuple[int, str, str
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(WAIT_SECONDS):
         out, error = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode(), error.decode()

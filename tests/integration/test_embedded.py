@@ -61,7 +61,7 @@ def ask(server: EmbeddedPostgres, sql: str) -> Any:
     """Run `sql`; the one value of its result, None for several statements."""
 
     async def once() -> Any:
-        connection = await asyncpg.connect(server.dsn, timeout=5)
+        connection = await asyncpg.connect(server.dsn, timeout=30)
         try:
             if ";" in sql:
                 return await connection.execute(sql)
@@ -346,7 +346,7 @@ def test_a_frozen_server_is_stopped_in_bounded_time(data_dir: Path) -> None:
 def test_a_first_start_that_was_cut_short_is_begun_anew(fresh: Path) -> None:
     """A gateway killed while it makes the data leaves nothing that the next one trips over."""
     with other_process(HOLD_A_SERVER, fresh) as child:
-        eventually_blocking(lambda: list(fresh.glob("postgres-*.unfinished-*/base")), within_seconds=10)
+        eventually_blocking(lambda: list(fresh.glob("postgres-*.unfinished-*/base")))
         child.kill()
     assert not list(fresh.glob("postgres-*/PG_VERSION")) or list(fresh.glob("*unfinished*"))
     with EmbeddedPostgres.start(fresh, durable=False) as server:

@@ -31,7 +31,7 @@ CLIENTS = 3  # per task
 
 async def epoch_of(dsn: str) -> str:
     """The epoch as it stands in the table."""
-    connection = await asyncpg.connect(dsn, timeout=10)
+    connection = await asyncpg.connect(dsn, timeout=30)
     try:
         return str(await connection.fetchval("select epoch from ledger.epoch"))
     finally:
@@ -40,7 +40,7 @@ async def epoch_of(dsn: str) -> str:
 
 async def told_by(dsn: str, task_id: str) -> dict[int, str | None]:
     """What each transition of a task says, as it stands in the table."""
-    connection = await asyncpg.connect(dsn, timeout=10)
+    connection = await asyncpg.connect(dsn, timeout=30)
     try:
         rows = await connection.fetch(
             "select seq, message from ledger.transition where key = $1::text::uuid order by seq",
@@ -260,24 +260,20 @@ async def test_a_restore_under_running_gateways_misleads_nobody(
             group.create_task(each.follow())
         for worker in workers:
             group.create_task(worker.work())
-        await eventually(lambda: min(len(worker.accepted) for worker in workers) > 20, within_seconds=30)
+        await eventually(lambda: min(len(worker.accepted) for worker in workers) > 20)
         backup = await back_up(cluster, database)
         workers.append(Worker(two[0], YOUNG))
         group.create_task(workers[-1].work())
         kept = [len(worker.accepted) for worker in workers]
-        await eventually(
-            lambda: all(len(w.accepted) > k + 20 for w, k in zip(workers, kept, strict=True)), within_seconds=30
-        )
-        await eventually(lambda: all(c.streams and c.streams[-1].last > 15 for c in clients), within_seconds=30)
+        await eventually(lambda: all(len(w.accepted) > k + 20 for w, k in zip(workers, kept, strict=True)))
+        await eventually(lambda: all(c.streams and c.streams[-1].last > 15 for c in clients))
         if declared == "before":
             assert (await ledgerwire("epoch", "new", DATABASE_URL=backup))[0] == 0
         lost = await restore(cluster, database, backup)
         if declared == "after":
             assert (await ledgerwire("epoch", "new", DATABASE_URL=database))[0] == 0
         reached = [len(worker.accepted) for worker in workers]
-        await eventually(
-            lambda: all(len(w.accepted) > r + 20 for w, r in zip(workers, reached, strict=True)), within_seconds=30
-        )
+        await eventually(lambda: all(len(w.accepted) > r + 20 for w, r in zip(workers, reached, strict=True)))
         for worker in workers:
             worker.stop.set()
     old, new = await epoch_of(lost), await epoch_of(database)

@@ -23,7 +23,7 @@ from tests.support.backup import back_up, restore
 from tests.support.limits import generous
 from tests.support.postgres import Cluster, address_of, drop_database, through
 from tests.support.proxy import Link, Proxy
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 
 KEY = task_key("t", "a")
 SETTINGS = generous(write_pool_max=1, queue_limit=100, batch_limit=10)
@@ -84,7 +84,7 @@ async def node(dsn: str) -> AsyncIterator[Node]:
 
 async def messages(dsn: str) -> list[str]:
     """What the ledger holds of the task."""
-    connection = await asyncpg.connect(dsn, timeout=10)
+    connection = await asyncpg.connect(dsn, timeout=30)
     try:
         rows = await connection.fetch(
             "select message from ledger.transition where key = $1::text::uuid order by seq", KEY
@@ -160,7 +160,7 @@ async def test_a_batch_in_which_the_history_changes_is_answered_whole(database: 
             await it.writer.submit(Report(tenant="t", task_id=name))
         await epoch.begin(SETTINGS, database)
         keyed = Report(tenant="t", task_id="a", idem=fingerprint("key", 1), digest=fingerprint("digest", 1))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_SECONDS):
             answers = await asyncio.gather(it.writer.submit(keyed), it.writer.submit(Report(tenant="t", task_id="b")))
         assert [answer.seq for answer in answers if isinstance(answer, Receipt)] == [2, 2]
 

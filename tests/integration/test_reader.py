@@ -32,6 +32,7 @@ from ledger.writer import Writer
 from tests.support.limits import QUICK, generous
 from tests.support.postgres import Cluster, address_of, create_database, drop_database, through
 from tests.support.proxy import Link, Proxy
+from tests.support.waiting import WAIT_SECONDS
 
 
 class _Nobody:
@@ -320,7 +321,7 @@ async def test_a_read_that_cannot_be_answered_is_unavailable(shared_database: st
                     await it.reader.task("trouble", "a")
                 assert raised.value.retry_after_ms
                 proxy.set(Link.PASS)
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(WAIT_SECONDS):
                     while True:
                         try:
                             assert await it.reader.epoch() == epoch

@@ -427,7 +427,7 @@ async def test_a_look_that_takes_too_long_is_repeated_with_fewer_tasks(database:
             due: int = await connection.fetchval("select count(*) from ledger.task where due_at < now()")
             return due == 0
 
-        await eventually(none_due, within_seconds=30)
+        await eventually(none_due)
 
 
 async def test_thousands_at_once_are_ended_and_reports_are_not_starved(database: str) -> None:

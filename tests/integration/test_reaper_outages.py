@@ -85,7 +85,7 @@ async def test_nobody_is_lost_because_the_ledger_was_away(own: OwnServer) -> Non
         def lost() -> set[str]:
             return {step.task_id for step in it.heard.transitions if step.status is Status.LOST}
 
-        await eventually(lambda: lost() >= set(silent), within_seconds=20)
+        await eventually(lambda: lost() >= set(silent))
         stop.set()
         reports = await asyncio.gather(*workers)
         assert lost() == set(silent)
@@ -106,15 +106,15 @@ async def test_a_ledger_that_cannot_commit_counts_as_away(own: OwnServer) -> Non
         assert began is not None
         await connection.execute("alter system set synchronous_standby_names = 'nobody'")
         await connection.execute("select pg_reload_conf()")
-        await eventually(lambda: it.reaper.since is None, within_seconds=10)
+        await eventually(lambda: it.reaper.since is None)
         await asyncio.sleep(AWAY_SECONDS)  # as above
         assert (await it.task()).status is Status.RUNNING
         await connection.execute("alter system reset synchronous_standby_names")
         await connection.execute("select pg_reload_conf()")
-        await eventually(lambda: it.reaper.holds, within_seconds=10)
+        await eventually(lambda: it.reaper.holds)
         assert it.reaper.since is not None
         assert it.reaper.since - began > timedelta(seconds=AWAY_SECONDS)
-        await eventually(lambda: [step.status for step in it.heard.of("a")] == ["running", "lost"], within_seconds=20)
+        await eventually(lambda: [step.status for step in it.heard.of("a")] == ["running", "lost"])
 
 
 async def test_a_node_behind_a_dead_link_loses_the_lock_to_another(database: str) -> None:
@@ -165,7 +165,7 @@ async def test_a_node_that_cannot_write_leaves_it_to_another(database: str) -> N
             await eventually(lambda: two.reaper.since is not None)
             await two.receipt(Report(tenant=TENANT, task_id="a"))
             proxy.set(Link.RESET)
-            await eventually(lambda: two.reaper.holds, within_seconds=20)
+            await eventually(lambda: two.reaper.holds)
             await eventually(lambda: [step.status for step in two.heard.of("a")] == ["running", "lost"])
 
 

@@ -164,7 +164,7 @@ async def test_a_stop_answers_what_was_asked_first(database: str) -> None:
         committed = await connection.fetchval("select count(*) from ledger.transition")
         await connection.close()
         assert answered == committed
-        await eventually(lambda: not gateway.running, within_seconds=20)
+        await eventually(lambda: not gateway.running)
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ async def test_sigterm_ends_the_wait_for_a_database(unused_tcp_port: int) -> Non
     """A gateway whose database is not there yet stops when it is told to, with 0."""
     gateway = GatewayProcess(f"postgresql://nobody@127.0.0.1:{unused_tcp_port}/nothing")
     starting = asyncio.create_task(gateway.start())
-    await eventually(lambda: any(entry["event"] == "waiting_for_database" for entry in gateway.log), within_seconds=20)
+    await eventually(lambda: any(entry["event"] == "waiting_for_database" for entry in gateway.log))
     assert await gateway.stop() == 0
     with pytest.raises(AssertionError, match="before it listened"):
         await starting

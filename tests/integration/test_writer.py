@@ -38,7 +38,7 @@ from ledger.writer import QUEUE_BYTES, Writer
 from tests.support.limits import generous
 from tests.support.postgres import Cluster, address_of, create_database, drop_database, through
 from tests.support.proxy import Link, Proxy
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 
 TENANT = "t"
 
@@ -590,17 +590,15 @@ async def test_receipts_name_the_place_where_the_report_is(database: str, seed: 
 async def test_a_statement_that_commits_late_is_found_wherever_it_put_the_report(database: str) -> None:
     """Two lost statements had one report at different places: the one that commits is found, no copy is made."""
     async with Proxy(address_of(database)) as proxy:
-        given = {"queue_wait_seconds": 5.0, "write_pool_max": 1}
-        async with ledger(through(database, proxy.port), **given) as it:
+        async with ledger(through(database, proxy.port), queue_wait_seconds=1.0, write_pool_max=1) as it:
             await it.receipt(report("a", message="begin"))
             await it.receipt(report("other", message="begin"))
             async with row_locked(database, "a"):
                 async with row_locked(database, "other"):
-                    begun = asyncio.get_running_loop().time()
                     other = it.writer.submit(report("other", message="other"))
                     await eventually(lambda: appends_waiting(database))
                     early = it.writer.submit(report("a", message="early"))
-                    await eventually(lambda: asyncio.get_running_loop().time() > begun + 3.5)
+                    it.writer._queue_wait_seconds = 60.0  # only the early one is to give up
                     late = it.writer.submit(report("a", message="late"))
                 await other
                 # One statement with both; its answer is lost, and it goes on waiting in the server.
@@ -658,7 +656,7 @@ async def test_an_outage_longer_than_the_wait_is_unavailable_and_then_over(datab
                 except LedgerError:
                     return None
 
-            found = await eventually(repeated, within_seconds=20)
+            found = await eventually(repeated)
             assert found is not None
             assert found.seq == 2
             assert (await it.receipt(report(message="after"))).seq == 3
@@ -777,7 +775,7 @@ async def test_a_fault_of_the_listener_costs_nobody_the_answer(database: str, mo
     async with ledger(database) as it:
         monkeypatch.setattr(it.heard, "committed", fault)
         monkeypatch.setattr(it.heard, "reached", fault)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_SECONDS):
             first = await asyncio.gather(*(it.receipt(report(f"a-{place}", attempt=1, n=1)) for place in range(20)))
             again = await asyncio.gather(*(it.receipt(report(f"a-{place}", attempt=1, n=1)) for place in range(20)))
         assert not any(answer.repeat for answer in first)

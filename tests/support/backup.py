@@ -32,10 +32,10 @@ async def restore(cluster: Cluster, dsn: str, backup: str) -> str:
 
 @asynccontextmanager
 async def _nobody_in(cluster: Cluster, name: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    admin = await asyncpg.connect(cluster.dsn, timeout=10, command_timeout=30)
+    admin = await asyncpg.connect(cluster.dsn, timeout=30, command_timeout=60)
     try:
         await admin.execute(f"alter database {name} allow_connections false")
-        await admin.execute("select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = $1", name)
+        await admin.execute("select pg_terminate_backend(pid, 30000) from pg_stat_activity where datname = $1", name)
         yield admin
         await admin.execute(f"alter database {name} allow_connections true")
     finally:

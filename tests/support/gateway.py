@@ -19,10 +19,11 @@ from websockets.asyncio.client import ClientConnection, connect
 from gateway.runtime import running
 from gateway.settings import GatewaySettings
 from tests.support.limits import ENVIRONMENT, generous
+from tests.support.waiting import WAIT_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 30.0
-FRAME_SECONDS = 10.0
+START_SECONDS = 90.0
+FRAME_SECONDS = WAIT_SECONDS
 
 
 class Gateway:

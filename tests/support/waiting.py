@@ -6,25 +6,31 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, overload
+from typing import Any, Final, TypeVar, overload
 
 T = TypeVar("T")
+WAIT_SECONDS: Final = 60.0
+"""For what must happen, however busy the machine is; not how soon it does."""
 
 
 @overload
 async def eventually(
-    condition: Callable[[], Awaitable[T]], *, within_seconds: float = 5.0, every_seconds: float = 0.01, what: str = ""
+    condition: Callable[[], Awaitable[T]],
+    *,
+    within_seconds: float = WAIT_SECONDS,
+    every_seconds: float = 0.01,
+    what: str = "",
 ) -> T: ...
 
 
 @overload
 async def eventually(
-    condition: Callable[[], T], *, within_seconds: float = 5.0, every_seconds: float = 0.01, what: str = ""
+    condition: Callable[[], T], *, within_seconds: float = WAIT_SECONDS, every_seconds: float = 0.01, what: str = ""
 ) -> T: ...
 
 
 async def eventually(
-    condition: Callable[[], Any], *, within_seconds: float = 5.0, every_seconds: float = 0.01, what: str = ""
+    condition: Callable[[], Any], *, within_seconds: float = WAIT_SECONDS, every_seconds: float = 0.01, what: str = ""
 ) -> Any:
     """The first true value of `condition`, which may be a coroutine function.
 
@@ -46,6 +52,6 @@ async def eventually(
         await asyncio.sleep(every_seconds)
 
 
-def eventually_blocking(condition: Callable[[], T], *, within_seconds: float = 5.0, what: str = "") -> T:
+def eventually_blocking(condition: Callable[[], T], *, within_seconds: float = WAIT_SECONDS, what: str = "") -> T:
     """As `eventually`, for a test without an event loop."""
     return asyncio.run(eventually(condition, within_seconds=within_seconds, what=what))

@@ -35,7 +35,7 @@ from ledger.writer import Writer
 from tests.support.postgres import Cluster, temporary_database
 
 LONG_AGO: Final = timedelta(days=300)
-STEP_SECONDS: Final = 20.0
+STEP_SECONDS: Final = 60.0
 T = TypeVar("T")
 
 

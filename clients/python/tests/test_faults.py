@@ -13,7 +13,7 @@ from ledgerwire import Change, Cursor, Timing, Transition
 from tests.support.gateway import Gateway, GatewayProcess, in_process
 from tests.support.postgres import Cluster, own_server, temporary_database
 from tests.support.proxy import Link, Proxy
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 
 from .conftest import History
 
@@ -82,7 +82,7 @@ async def test_reports_survive_gateways_that_are_killed(
         transitions = await history(process, name)
         assert [each["message"] for each in transitions] == [None, *map(str, range(posts)), str(posts - 1)]
         assert transitions[-1]["status"] == "completed"
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(WAIT_SECONDS):
             assert_each_once(await watched, posts + 2)
 
 

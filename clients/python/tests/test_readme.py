@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ledgerwire
 from tests.support.gateway import GatewayProcess
+from tests.support.waiting import WAIT_SECONDS
 
 from .conftest import History
 
@@ -27,7 +28,7 @@ async def test_the_code_in_the_readme_runs(process: GatewayProcess, history: His
     """A worker, two watchers that were there before, and a worker without a loop."""
     listening = WATCHING.format(body=SILENCE.replace("\n", "\n    "))
     plain = f'{PLAIN}\nimport_rows("task-2", ["a", "b"])\nworker.close()\n'
-    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(WAIT_SECONDS), asyncio.TaskGroup() as group:
         seen = group.create_task(run(WATCH, process.ws))
         heard = group.create_task(run(listening, process.ws))
         group.create_task(run(ADOPT, process.ws))

@@ -17,7 +17,7 @@ import pytest
 import ledgerwire
 from ledgerwire import Status, Timing
 from tests.support.gateway import GatewayProcess
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually
 
 from .conftest import History
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
     """Blocking code beside this test's loop, bounded."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(WAIT_SECONDS):
         return await asyncio.to_thread(work, *arguments)
 
 

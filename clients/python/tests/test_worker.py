@@ -214,7 +214,7 @@ async def test_a_quiet_task_is_kept_alive_by_beats(gateway: Gateway, history: Hi
         return bool(task["beat_at"] > task["updated_at"])
 
     async with ledgerwire.Worker(gateway.ws, timing=Timing(beat_seconds=0.1)) as worker, worker.task("t"):
-        await eventually(has_beaten, within_seconds=15.0)
+        await eventually(has_beaten)
     assert len(await history(gateway, "t")) == 2
 
 
@@ -231,7 +231,7 @@ async def test_the_beats_of_a_replaced_attempt_keep_nothing_alive(gateway: Gatew
                 async with gateway.client() as peer:
                     await peer.ask(type="report", task_id="t", attempt=2, n=1)
                 replaced_at = (await snapshot(gateway, "t"))["beat_at"]
-                await eventually(other_has_beaten, within_seconds=15.0)
+                await eventually(other_has_beaten)
                 assert (await snapshot(gateway, "t"))["beat_at"] == replaced_at
 
 
