@@ -7,10 +7,16 @@ import random
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import structlog
 
 from tests.support.postgres import Cluster, cluster_for_this_run, own_server, temporary_database
 
 SEED = int(os.environ.get("LEDGERWIRE_TEST_SEED") or random.randrange(2**32))
+
+# structlog's own default draws each traceback with rich and all local variables: tenths of a second in which the event
+# loop stands still, and the time-outs of a test run out.
+plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
 
 
 def pytest_report_header() -> str:
