@@ -17,7 +17,7 @@ import asyncpg
 from websockets.exceptions import ConnectionClosed, InvalidMessage
 
 from tests.support.gateway import GatewayProcess, Peer
-from tests.support.waiting import WAIT_SECONDS
+from tests.support.waiting import WAIT_SECONDS, pace
 
 KILLS = 20
 WORKERS = 8
@@ -128,7 +128,7 @@ class Subscriber:
                 async with self._gateway.client(open_timeout=5, close_timeout=1) as peer:
                     await self._converse(peer)
             except LOST_CONNECTION:
-                await asyncio.sleep(0.02)  # a client's back-off, not a wait for luck
+                await pace(self.ended, 0.02)  # its back-off
 
     async def _converse(self, peer: Peer) -> None:
         self._epoch = peer.epoch

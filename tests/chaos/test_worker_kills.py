@@ -21,7 +21,7 @@ import asyncpg
 from aiohttp import ClientSession
 
 from tests.support.gateway import GatewayProcess, Peer
-from tests.support.waiting import WAIT_SECONDS, eventually
+from tests.support.waiting import WAIT_SECONDS, eventually, pace
 
 KILLED = 50
 REPORTING = 25  # live on, with reports
@@ -117,7 +117,7 @@ async def report_on(session: ClientSession, gateway: GatewayProcess, name: str, 
             assert answer.status == 200, await answer.text()
         if over:
             return
-        await asyncio.sleep(INTERVAL_SECONDS)
+        await pace(stop, INTERVAL_SECONDS)
 
 
 async def beat_on(peer: Peer, names: list[str], stop: asyncio.Event) -> None:
@@ -133,7 +133,7 @@ async def beat_on(peer: Peer, names: list[str], stop: asyncio.Event) -> None:
     await say_of_all(n=1)
     while not stop.is_set():
         await peer.send(type="beat", task_ids=names)
-        await asyncio.sleep(INTERVAL_SECONDS)
+        await pace(stop, INTERVAL_SECONDS)
     await say_of_all(n=2, status="completed")
 
 

@@ -11,7 +11,7 @@ import pytest
 from gateway.connection import Connection
 from gateway.outbox import BYTES, FRAMES
 from tests.support.gateway import Gateway, Peer, in_process
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_SECONDS, eventually, pace
 
 REPORTS = 4_000
 PAD = "x" * 2_000  # 8 MB in all: more than outbox, transport and kernel buffers take together
@@ -83,10 +83,11 @@ async def test_a_peer_that_takes_nothing_at_all_is_cut(database: str) -> None:
         deaf.socket.transport.pause_reading()
         working = asyncio.create_task(report_all(worker, "big"))
 
+        gone = asyncio.Event()
+
         async def ask_on() -> None:
-            while True:
+            while not await pace(gone, 0.1):  # often enough that it is not cut for its silence
                 await deaf.send(type="ping")
-                await asyncio.sleep(0.1)  # the pace of a client that asks, nothing waits for it
 
         async def is_cut() -> bool:
             await worker.ask(id="still", type="report", task_id="other")  # and it answers pings on the way
@@ -95,7 +96,9 @@ async def test_a_peer_that_takes_nothing_at_all_is_cut(database: str) -> None:
         asking = asyncio.create_task(ask_on())
         await working
         await eventually(is_cut, what="the deaf peer is gone")
-        asking.cancel()
+        gone.set()
+        await asyncio.wait([asking], timeout=WAIT_SECONDS)
+        assert asking.done()
 
 
 def last_seq(frame: dict[str, Any]) -> int:

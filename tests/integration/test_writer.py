@@ -38,7 +38,7 @@ from ledger.writer import QUEUE_BYTES, Writer
 from tests.support.limits import generous
 from tests.support.postgres import Cluster, address_of, create_database, drop_database, through
 from tests.support.proxy import Link, Proxy
-from tests.support.waiting import WAIT_SECONDS, eventually
+from tests.support.waiting import WAIT_SECONDS, eventually, pace
 
 TENANT = "t"
 
@@ -506,7 +506,7 @@ async def test_no_broken_link_makes_a_report_count_twice_or_get_lost(database: s
                         break
                 except Unavailable:
                     record.unavailable += 1
-                    await asyncio.sleep(0.01)  # the back-off of a worker
+                    await pace(stop, 0.01)  # its back-off
                     if not record.unknown:
                         break
 

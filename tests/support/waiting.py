@@ -52,6 +52,19 @@ async def eventually(
         await asyncio.sleep(every_seconds)
 
 
+async def pace(end: asyncio.Event, seconds: float) -> bool:
+    """A peer's own rhythm or back-off: wait for the end of its work, for at most so long; whether it has come.
+
+    What is under test must not depend on the length: it is what a client does between two attempts.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            await end.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
 def eventually_blocking(condition: Callable[[], T], *, within_seconds: float = WAIT_SECONDS, what: str = "") -> T:
     """As `eventually`, for a test without an event loop."""
     return asyncio.run(eventually(condition, within_seconds=within_seconds, what=what))
