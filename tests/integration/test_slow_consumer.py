@@ -77,7 +77,7 @@ async def test_a_peer_that_takes_nothing_at_all_is_cut(database: str) -> None:
     async with (
         in_process(database, ping_interval_seconds=3) as gateway,
         gateway.client() as worker,
-        gateway.client(max_queue=1) as deaf,
+        gateway.client(max_queue=1, close_timeout=1) as deaf,
     ):
         await subscribe(gateway, deaf, "big", "all")
         deaf.socket.transport.pause_reading()
