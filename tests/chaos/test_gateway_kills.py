@@ -10,13 +10,12 @@ import asyncio
 import random
 import signal
 import time
-from collections import defaultdict
 from typing import Any
 
-import asyncpg
 from websockets.exceptions import ConnectionClosed, InvalidMessage
 
 from tests.support.gateway import GatewayProcess, Peer
+from tests.support.postgres import read_ledger
 from tests.support.waiting import WAIT_SECONDS, pace
 
 KILLS = 20
@@ -206,19 +205,3 @@ async def test_sigkill_under_load_loses_nothing(database: str, seed: int) -> Non
     for subscriber in subscribers:
         for task_id, seen in subscriber.seen.items():
             assert seen == [(row["seq"], row["status"], row["progress"]) for row in ledger[task_id]]
-
-
-async def read_ledger(dsn: str) -> dict[str, list[asyncpg.Record]]:
-    """The transitions of all tasks, straight from the tables."""
-    connection = await asyncpg.connect(dsn)
-    try:
-        rows = await connection.fetch(
-            "select t.task_id, r.seq, r.n, r.status, r.progress from ledger.transition r"
-            " join ledger.task t using (key) order by t.task_id, r.seq"
-        )
-    finally:
-        await connection.close()
-    ledger: dict[str, list[asyncpg.Record]] = defaultdict(list)
-    for row in rows:
-        ledger[row["task_id"]].append(row)
-    return ledger

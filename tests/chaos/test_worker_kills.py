@@ -17,10 +17,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 from aiohttp import ClientSession
 
 from tests.support.gateway import GatewayProcess, Peer
+from tests.support.postgres import read_ledger
 from tests.support.waiting import WAIT_SECONDS, eventually, pace
 
 KILLED = 50
@@ -188,19 +188,3 @@ async def test_killed_workers_are_late_and_lost_once_and_nobody_else_is(database
     for name in (*reporting, *beating):
         assert rows[name][-1]["status"] == "completed"
         assert "lost" not in watcher.said[name]
-
-
-async def read_ledger(dsn: str) -> dict[str, list[asyncpg.Record]]:
-    """The transitions of all tasks, straight from the tables."""
-    connection = await asyncpg.connect(dsn)
-    try:
-        rows = await connection.fetch(
-            "select t.task_id, r.seq, r.n, r.status, r.at from ledger.transition r"
-            " join ledger.task t using (key) order by t.task_id, r.seq"
-        )
-    finally:
-        await connection.close()
-    ledger: dict[str, list[asyncpg.Record]] = defaultdict(list)
-    for row in rows:
-        ledger[row["task_id"]].append(row)
-    return ledger

@@ -21,10 +21,10 @@ from ledger.machine import CancelStage, Liveness, Status
 from ledger.model import CancelRequest, Create, Lapse, Receipt, Rejection, Report, fingerprint
 from ledger.pool import LaneConnection
 from ledger.pool.dial import Dialer
-from ledger.reaper import LAPSES_AT_ONCE, LOCK_KEY, TASKS_PER_LOOK
+from ledger.reaper import LAPSES_AT_ONCE, TASKS_PER_LOOK
 from ledger.sql import query
 from tests.support.limits import generous
-from tests.support.node import TENANT, Node, connected, node
+from tests.support.node import TENANT, Node, advisory_locks, connected, node
 from tests.support.waiting import eventually
 
 OVER = 181.0  # lease and grace
@@ -578,14 +578,3 @@ async def test_a_round_that_fails_does_not_end_the_loop(it: Node) -> None:
         await eventually(lambda: not it.reaper.holds)
         await connection.execute("alter table ledger.task rename column elsewhere to due_at")
     await eventually(lambda: it.reaper.holds)
-
-
-async def advisory_locks(dsn: str) -> int:
-    async with connected(dsn) as connection:
-        held: int = await connection.fetchval(
-            "select count(*) from pg_locks where locktype = 'advisory' and granted and database ="
-            " (select oid from pg_database where datname = current_database())"
-            " and (classid::bigint << 32) | objid::bigint = $1",
-            LOCK_KEY,
-        )
-    return held

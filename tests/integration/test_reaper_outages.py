@@ -15,10 +15,10 @@ from aiohttp import ClientSession
 from ledger.errors import LedgerError
 from ledger.machine import Status
 from ledger.model import Report
-from ledger.reaper import GAP_SECONDS, LOCK_KEY
+from ledger.reaper import GAP_SECONDS
 from tests.support.gateway import GatewayProcess, in_process
 from tests.support.limits import PRODUCTION
-from tests.support.node import TENANT, Node, connected, node
+from tests.support.node import TENANT, Node, advisory_locks, connected, node
 from tests.support.postgres import OwnServer, address_of, own_server, through
 from tests.support.proxy import Link, Proxy
 from tests.support.waiting import eventually, pace
@@ -48,17 +48,6 @@ async def keep_reporting(it: Node, task_id: str, stop: asyncio.Event) -> int:
             pass
         await pace(stop, 0.2)  # its rhythm, well within the lease
     return heard
-
-
-async def advisory_locks(dsn: str) -> int:
-    async with connected(dsn) as connection:
-        held: int = await connection.fetchval(
-            "select count(*) from pg_locks where locktype = 'advisory' and granted and database ="
-            " (select oid from pg_database where datname = current_database())"
-            " and (classid::bigint << 32) | objid::bigint = $1",
-            LOCK_KEY,
-        )
-    return held
 
 
 async def test_nobody_is_lost_because_the_ledger_was_away(own: OwnServer) -> None:

@@ -25,7 +25,6 @@ from ledger.model import (
     Receipt,
     Rejection,
     Report,
-    Request,
     Transition,
     fingerprint,
     task_key,
@@ -36,35 +35,10 @@ from ledger.reader import Reader
 from ledger.sql import query
 from ledger.writer import QUEUE_BYTES, Writer
 from tests.support.limits import generous
+from tests.support.node import TENANT, Asking, Heard, connected
 from tests.support.postgres import Cluster, address_of, create_database, drop_database, through
 from tests.support.proxy import Link, Proxy
 from tests.support.waiting import WAIT_SECONDS, eventually, pace
-
-TENANT = "t"
-
-
-class Heard:
-    """A listener that keeps what it is told, and when: every event has its place in `events`."""
-
-    def __init__(self) -> None:
-        self.transitions: list[Transition] = []
-        self.commits = 0
-        self.known: dict[str, int] = {}
-        self.order: list[tuple[str, str, int]] = []
-
-    def watches(self, key: str) -> bool:
-        return True
-
-    def committed(self, transitions: Sequence[Transition], heads: Sequence[tuple[str, int]]) -> None:
-        self.commits += 1
-        self.transitions += transitions
-        self.order += [("told", transition.task_id, transition.seq) for transition in transitions]
-
-    def reached(self, key: str, seq: int) -> None:
-        self.known[key] = max(seq, self.known.get(key, 0))
-
-    def of(self, task_id: str) -> list[int]:
-        return [transition.seq for transition in self.transitions if transition.task_id == task_id]
 
 
 class FaultyWatcher(Heard):
@@ -112,7 +86,7 @@ class CountingHold(Hold):
         return rows
 
 
-class Ledger:
+class Ledger(Asking):
     """A writer and a reader on pools of their own, as one gateway has them."""
 
     def __init__(self, writer: Writer, lane: CountingLane, reader: Reader, heard: Heard) -> None:
@@ -125,16 +99,6 @@ class Ledger:
     async def close(self, timeout_seconds: float) -> None:
         self.closed = True
         await self.writer.close(timeout_seconds)
-
-    async def receipt(self, request: Request) -> Receipt:
-        answer = await self.writer.submit(request)
-        assert isinstance(answer, Receipt), answer
-        return answer
-
-    async def rejection(self, request: Request) -> Rejection:
-        answer = await self.writer.submit(request)
-        assert isinstance(answer, Rejection), answer
-        return answer
 
 
 @asynccontextmanager
@@ -177,15 +141,6 @@ def report(task_id: str = "a", *, tenant: str = TENANT, **members: Any) -> Repor
             [(name, str(members[name])) for name in ("progress", "message") if name in members]
         )
     return Report(tenant=tenant, task_id=task_id, **members)
-
-
-@asynccontextmanager
-async def connected(dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    connection = await asyncpg.connect(dsn)
-    try:
-        yield connection
-    finally:
-        connection.terminate()
 
 
 @asynccontextmanager
@@ -288,7 +243,7 @@ async def test_the_listener_is_told_before_the_answer_and_in_order(database: str
         await asyncio.gather(*waiting)
         await eventually(lambda: len(it.heard.order) == 400)
     for task_id in {task_id for _, task_id, _ in it.heard.order}:
-        assert it.heard.of(task_id) == list(range(1, 41))
+        assert it.heard.seqs(task_id) == list(range(1, 41))
         told = 0
         for what, _, seq in (event for event in it.heard.order if event[1] == task_id):
             told = seq if what == "told" else told
@@ -446,7 +401,7 @@ async def test_a_poison_report_is_rejected_alone(shared_database: str, kind: str
         assert all(isinstance(answer, Receipt) for answer in answers), answers
         shared = [answer.seq for answer in answers if isinstance(answer, Receipt) and answer.task_id == "shared"]
         assert shared == list(range(2, 51)), "in the order they were sent"
-        assert it.heard.of("shared") == list(range(1, 51))
+        assert it.heard.seqs("shared") == list(range(1, 51))
     assert sum((await messages(shared_database, kind)).values()) == 99
     await sequences(shared_database)
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import asyncpg
-from msgspec import Struct
 
 from ledger.leases import Beats
 from ledger.model import Receipt, Rejection, Request, Task, Transition, task_key
 from ledger.pool import Pools
 from ledger.reader import Reader
-from ledger.reaper import Reaper
+from ledger.reaper import LOCK_KEY, Reaper
 from ledger.writer import Writer
 from tests.support.limits import generous
 from tests.support.waiting import eventually
@@ -23,33 +23,36 @@ TENANT = "t"
 
 
 class Heard:
-    """A listener that keeps what it is told."""
+    """A listener that keeps what it is told, in `order` with what the test adds there."""
 
     def __init__(self) -> None:
         self.transitions: list[Transition] = []
+        self.commits = 0
+        self.known: dict[str, int] = {}
+        self.order: list[tuple[str, str, int]] = []
 
     def watches(self, key: str) -> bool:
         return True
 
     def committed(self, transitions: Sequence[Transition], heads: Sequence[tuple[str, int]]) -> None:
+        self.commits += 1
         self.transitions += transitions
+        self.order += [("told", transition.task_id, transition.seq) for transition in transitions]
 
     def reached(self, key: str, seq: int) -> None:
-        pass
+        self.known[key] = max(seq, self.known.get(key, 0))
 
     def of(self, task_id: str) -> list[Transition]:
         return [transition for transition in self.transitions if transition.task_id == task_id]
 
+    def seqs(self, task_id: str) -> list[int]:
+        return [transition.seq for transition in self.of(task_id)]
 
-class Node(Struct, kw_only=True):
-    """What `node` opens. The reaper looks only when it is told to, until it is started."""
 
-    dsn: str
+class Asking:
+    """Who has a writer, and knows how it will answer."""
+
     writer: Writer
-    reader: Reader
-    beats: Beats
-    reaper: Reaper
-    heard: Heard
 
     async def receipt(self, request: Request) -> Receipt:
         answer = await self.writer.submit(request)
@@ -60,6 +63,18 @@ class Node(Struct, kw_only=True):
         answer = await self.writer.submit(request)
         assert isinstance(answer, Rejection), answer
         return answer
+
+
+@dataclass(kw_only=True)
+class Node(Asking):
+    """What `node` opens. The reaper looks only when it is told to, until it is started."""
+
+    dsn: str
+    writer: Writer
+    reader: Reader
+    beats: Beats
+    reaper: Reaper
+    heard: Heard
 
     async def task(self, task_id: str = "a") -> Task:
         task = await self.reader.task(TENANT, task_id)
@@ -137,3 +152,15 @@ async def connected(dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record
         yield connection
     finally:
         connection.terminate()
+
+
+async def advisory_locks(dsn: str) -> int:
+    """How many sessions hold the lock of the one reaper."""
+    async with connected(dsn) as connection:
+        held: int = await connection.fetchval(
+            "select count(*) from pg_locks where locktype = 'advisory' and granted and database ="
+            " (select oid from pg_database where datname = current_database())"
+            " and (classid::bigint << 32) | objid::bigint = $1",
+            LOCK_KEY,
+        )
+    return held

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import signal
 import tempfile
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -159,6 +160,22 @@ async def temporary_database(cluster: Cluster, *, migrated: bool = True) -> Asyn
         yield dsn
     finally:
         await drop_database(cluster, dsn)
+
+
+async def read_ledger(dsn: str) -> dict[str, list[asyncpg.Record]]:
+    """The transitions of all tasks, straight from the tables, in their order."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        rows = await connection.fetch(
+            "select t.task_id, r.seq, r.n, r.status, r.progress, r.at from ledger.transition r"
+            " join ledger.task t using (key) order by t.task_id, r.seq"
+        )
+    finally:
+        await connection.close()
+    ledger: dict[str, list[asyncpg.Record]] = defaultdict(list)
+    for row in rows:
+        ledger[row["task_id"]].append(row)
+    return ledger
 
 
 def _memory() -> str | None:
