@@ -15,7 +15,9 @@ import asyncpg
 import pytest
 
 from ledger.model import task_key
+from ledger.settings import LedgerSettings
 from tests.support.gateway import Gateway, GatewayProcess, in_process
+from tests.support.limits import QUICK
 from tests.support.waiting import eventually
 
 
@@ -102,12 +104,13 @@ async def test_a_hole_in_the_ledger_is_told_and_harms_nobody_else(database: str)
 async def test_a_pipelining_worker_loses_nothing_to_an_answer_to_come_again(database: str) -> None:
     """While n=2 could not be written, 3 and 4 sent behind it are told to come again too; then all are there."""
     connection = await asyncpg.connect(database)
-    async with in_process(database) as gateway, gateway.client() as worker:
+    settings = LedgerSettings(database_url=database, **QUICK)
+    async with in_process(database, ledger=settings) as gateway, gateway.client() as worker:
         assert (await worker.ask(id=0, type="report", task_id="line", attempt=1, n=1))["ok"]
         async with connection.transaction():
             await connection.execute("lock ledger.task in access exclusive mode")
             await worker.send(type="report", id=2, task_id="line", attempt=1, n=2, data="second")
-            while (first := await worker.receive(seconds=15))["type"] == "notice":
+            while (first := await worker.receive())["type"] == "notice":
                 pass
         assert first["error"]["retryable"], first
         for n in (3, 4):
