@@ -12,11 +12,24 @@ import structlog
 from tests.support.postgres import Cluster, cluster_for_this_run, own_server, temporary_database
 
 SEED = int(os.environ.get("LEDGERWIRE_TEST_SEED") or random.randrange(2**32))
+os.environ["LEDGERWIRE_TEST_SEED"] = str(SEED)  # the processes among which the tests are shared out have the same
 
 # structlog's own default draws each traceback with rich and all local variables: tenths of a second in which the event
 # loop stands still, and the time-outs of a test run out.
 plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
 structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """All tests are shared out between two processes, file by file; the tests that somebody names run in this one.
+
+    Each process has a PostgreSQL of its own, or databases of its own on that of DATABASE_URL. The tests wait more than
+    they work, so that two need half the time of one on two cores.
+    """
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return 0
+    config.option.dist = "loadfile"
+    return 2
 
 
 def pytest_report_header() -> str:
