@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -78,8 +79,8 @@ class Bench(Struct, kw_only=True):
 
 @asynccontextmanager
 async def running_writer(place: Place, dsn: str) -> AsyncIterator[Bench]:
-    """A writer on a database, wired as `gateway.runtime` does it, with the default settings."""
-    settings = LedgerSettings()
+    """A writer on a database, wired as `gateway.runtime` does it, with the settings of the environment."""
+    settings = LedgerSettings.from_environment(os.environ)
     pools = await Pools.open(settings, dsn)
     connection = await asyncpg.connect(dsn)
     try:

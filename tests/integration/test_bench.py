@@ -12,6 +12,7 @@ from typing import Any
 from scripts.bench.kinds import KINDS
 from scripts.bench.paper import median
 from tests.support.gateway import ROOT
+from tests.support.limits import ENVIRONMENT
 from tests.support.postgres import Cluster, own_server
 
 PARTS = ("--parts", "writer", "pgbench", "copy")
@@ -19,7 +20,7 @@ PARTS = ("--parts", "writer", "pgbench", "copy")
 
 async def bench(*arguments: str | Path) -> tuple[int, str]:
     """Run a verb to its end; the exit status, and what it printed."""
-    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"} | ENVIRONMENT
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "scripts/bench",
