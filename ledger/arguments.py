@@ -7,19 +7,19 @@ from typing import Any, Final
 
 from ledger.batch import E, Entry, Growth
 from ledger.decide import NUMBER_MOST
-from ledger.literals import Encoder, payloads, texts, words, words_or_null
+from ledger.literals import Encoder, names, payloads, texts, words, words_or_null
 from ledger.machine import LEASED, TERMINAL, Status
 from ledger.model import Key, Patience, Report
 
 Column = Sequence[Any]
 
 _ADVANCE: Final[tuple[Encoder, ...]] = (
-    words, words, words, words, words_or_null, texts, texts, words, payloads,
+    names, words, words, words, words_or_null, texts, texts, names, payloads,
 )  # fmt: skip
 _APPEND: Final[tuple[Encoder, ...]] = (
-    words, words, texts, texts, texts, texts, words, words, words, words, words, words_or_null, texts, texts, words,
+    names, words, texts, texts, texts, texts, words, names, words, words, words, words_or_null, texts, texts, words,
     words, words, words_or_null, words_or_null, texts, words_or_null, words_or_null, words_or_null, words,
-    words, words, words, words, words, words_or_null, texts, texts, words_or_null, texts, words, words_or_null,
+    names, words, names, words, words, words_or_null, texts, texts, words_or_null, texts, names, words_or_null,
     payloads, payloads, payloads,
 )  # fmt: skip
 

@@ -55,11 +55,11 @@ def decide(state: State | None, request: Request, prior: Prior | None) -> Change
 
 def _decide_report(state: State | None, report: Report) -> Change | Receipt | Rejection:
     before = state or State(tenant=report.tenant, task_id=report.task_id)
+    if _is_plain(before, report):
+        return _progress(before, report)
     refusal = _check_report(before, report)
     if refusal is not None:
         return refusal
-    if _is_plain(before, report):
-        return _progress(before, report)
     move = _move_of(before, report)
     after_status = NEXT[before.status].get(move)
     cancel = before.cancel
@@ -101,7 +101,8 @@ def _is_plain(before: State, report: Report) -> bool:
     return (
         before.status is Status.RUNNING
         and (report.status is None or report.status is Status.RUNNING)
-        and (report.attempt is None or report.attempt == before.attempt)
+        and (report.attempt == before.attempt or (report.attempt is None and report.n is None))
+        and (report.n is None or before.n < report.n <= NUMBER_MOST)
         and (report.kind is None or before.kind is not None)
         and (report.owner is None or before.owner is not None)
         and report.result is None

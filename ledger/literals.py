@@ -20,8 +20,13 @@ class NotJson(ValueError):
 
 
 def words(column: Sequence[object]) -> str:
-    """Numbers, uuids and other values that need no quotes; none of them may be None."""
+    """Numbers and truth values; none of them may be None."""
     return "{" + ",".join(map(str, column)) + "}"
+
+
+def names(column: Sequence[str]) -> str:
+    """Uuids as 32 hex digits, and other strings that need no quotes; none of them may be None."""
+    return "{" + ",".join(column) + "}"
 
 
 def words_or_null(column: Sequence[object]) -> str:
@@ -31,7 +36,10 @@ def words_or_null(column: Sequence[object]) -> str:
 
 def texts(column: Sequence[str | None]) -> str:
     """Any text, with None for null."""
-    return "{" + ",".join(["NULL" if text is None else _quoted(text) for text in column]) + "}"
+    quoted = [
+        "NULL" if text is None else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in column
+    ]
+    return "{" + ",".join(quoted) + "}"
 
 
 def payloads(column: Sequence[bytes | None]) -> str:
@@ -43,7 +51,3 @@ def payloads(column: Sequence[bytes | None]) -> str:
         return joined.decode()
     except UnicodeDecodeError as error:
         raise NotJson(f"A payload is not UTF-8: {error.reason}.") from error
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

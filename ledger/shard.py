@@ -62,6 +62,8 @@ class Shard:
         self._batch_limit = batch_limit
         self._queue: deque[Pending] = deque()
         self._at_work: Sequence[Pending] = ()
+        self.waiting = 0
+        """Requests not yet answered."""
         self._heads = Heads(history)
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -69,15 +71,12 @@ class Shard:
         self._failures = 0
         self.turns = Turns()
 
-    @property
-    def waiting(self) -> int:
-        return len(self._queue) + len(self._at_work)
-
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="ledger-writer")
 
     def offer(self, pending: Pending) -> None:
         self._queue.append(pending)
+        self.waiting += 1
         if not self._at_work:
             self._wake.set()
 
@@ -110,6 +109,7 @@ class Shard:
                 self._at_work = take(self._queue, self._batch_limit)
                 await self._commit_or_wait(self._at_work)
                 self._at_work = ()
+                self.waiting = len(self._queue)
             self._idle.set()
             self._wake.clear()
 
