@@ -36,9 +36,7 @@ def words_or_null(column: Sequence[object]) -> str:
 
 def texts(column: Sequence[str | None]) -> str:
     """Any text, with None for null."""
-    quoted = [
-        "NULL" if text is None else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in column
-    ]
+    quoted = ["NULL" if text is None else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in column]
     return "{" + ",".join(quoted) + "}"
 
 
