@@ -66,7 +66,7 @@ class Reader:
         limit = min(limit, REPLAY_ROWS)
         keys, after = [key for key, _ in cursors], [seq for _, seq in cursors]
         rows = await self._fetch("replay", keys, after, limit, limit, REPLAY_BYTES)
-        return [transition_of(row) for row in rows]
+        return [transition_of(row, keys) for row in rows]
 
     async def history(
         self,

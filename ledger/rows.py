@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Final
+
 import asyncpg
 
 from ledger.machine import LEASED, CancelStage, Liveness, Status, liveness_of
-from ledger.model import Cancel, Head, Prior, State, Task, Transition
+from ledger.model import Cancel, Head, Key, Prior, State, Task, Transition
+
+_STATUS: Final[Mapping[str, Status]] = {status.value: status for status in Status}
 
 
 def state_of(row: asyncpg.Record) -> State | None:
@@ -85,23 +90,27 @@ def task_of(row: asyncpg.Record) -> Task:
     )
 
 
-def transition_of(row: asyncpg.Record) -> Transition:
-    """A transition, from a row of `replay.sql`."""
+def transition_of(row: asyncpg.Record, keys: Sequence[Key]) -> Transition:
+    """A transition, from a row of `replay.sql` that was asked for these tasks.
+
+    Taken apart by place: a client that comes back brings hundreds of rows, and names cost as much as all the rest.
+    """
+    _, place, task_id, seq, status, attempt, progress, stage, message, data, result, error, cancel, reason, at = row
     return Transition(
-        key=row["key"].hex,
-        task_id=row["task_id"],
-        seq=row["seq"],
-        status=Status(row["status"]),
-        attempt=row["attempt"],
-        progress=row["progress"],
-        stage=row["stage"],
-        message=row["message"],
-        data=_payload(row["data"]),
-        result=_payload(row["result"]),
-        error=_payload(row["error"]),
-        cancel=None if row["cancel"] is None else CancelStage(row["cancel"]),
-        reason=row["reason"],
-        at=row["at"],
+        key=keys[place - 1],
+        task_id=task_id,
+        seq=seq,
+        status=_STATUS[status],
+        attempt=attempt,
+        progress=progress,
+        stage=stage,
+        message=message,
+        data=None if data is None else data.encode(),
+        result=None if result is None else result.encode(),
+        error=None if error is None else error.encode(),
+        cancel=None if cancel is None else CancelStage(cancel),
+        reason=reason,
+        at=at,
     )
 
 

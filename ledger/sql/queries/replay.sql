@@ -20,8 +20,8 @@ measured as (
     from page
 )
 select
-    (select epoch from ledger.epoch), key, task_id, seq, status, attempt, progress, stage, message, data, result, error,
-    cancel, reason, at
+    (select epoch from ledger.epoch), ord, task_id, seq, status, attempt, progress, stage, message, data, result, error, cancel,
+    reason, at
 from measured
 where bytes <= $5 or bytes = size
 order by ord, seq
