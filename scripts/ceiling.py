@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CEILING_LINES = 350
 FOLDERS = ("gateway", "ledger", "clients", "scripts", "examples", "deploy")
-SUFFIXES = frozenset({".py", ".js", ".mjs", ".ts", ".css", ".html", ".sql"})
+SUFFIXES = frozenset({".py", ".js", ".mjs", ".ts", ".css", ".html", ".sql", ".c", ".h"})
 # Not written here, generated, or tests, which are long where a promise has many cases.
 SKIPPED = frozenset({"vendor", "dist", "miniprogram_dist", "node_modules", "tests", "__pycache__"})
 
