@@ -41,22 +41,23 @@ def latency(seconds: array[float]) -> Latency:
 def tree_cpu_seconds(root_pid: int) -> float:
     """CPU seconds, user and system, that a process and its descendants have used, with those it has waited for."""
     for _ in range(_TRIES):
-        pids = list(_tree(root_pid))
+        pids = list(tree(root_pid))
         seconds = sum(map(_process_cpu_seconds, pids))
-        if pids == list(_tree(root_pid)):
+        if pids == list(tree(root_pid)):
             break  # else one has ended meanwhile: what it used may be counted twice or not at all
         time.sleep(0.002)
     return seconds
 
 
-def _tree(root_pid: int) -> Iterator[int]:
+def tree(root_pid: int) -> Iterator[int]:
+    """A process and its descendants, as they are now."""
     yield root_pid
     try:
         children = Path(f"/proc/{root_pid}/task/{root_pid}/children").read_text("ascii").split()
     except OSError:
         return  # it has ended
     for child in children:
-        yield from _tree(int(child))
+        yield from tree(int(child))
 
 
 def _process_cpu_seconds(pid: int) -> float:

@@ -39,9 +39,13 @@ def find(name: str) -> Path | None:
 
 
 def output_of(
-    command: Sequence[str | Path], *, timeout_seconds: float, environment: Mapping[str, str] | None = None
+    command: Sequence[str | Path],
+    *,
+    timeout_seconds: float,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> str:
-    """What a command prints, with these variables besides the inherited ones.
+    """What a command prints, with these variables besides the inherited ones, in that folder.
 
     Raises `CannotMeasure` with its last words when it fails or takes too long.
     """
@@ -53,6 +57,7 @@ def output_of(
             text=True,
             timeout=timeout_seconds,
             check=False,
+            cwd=folder,
             env=os.environ | dict(environment or {}),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -64,13 +69,23 @@ def output_of(
 
 
 @contextmanager
-def server(command: Sequence[str | Path], folder: Path, ready: Callable[[], bool]) -> Iterator[int]:
+def server(
+    command: Sequence[str | Path],
+    folder: Path,
+    ready: Callable[[], bool],
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[int]:
     """A server for the length of the block; its pid. Raises `CannotMeasure` when it does not come up."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log"
     with log.open("ab") as sink:
         process = subprocess.Popen(
-            [str(word) for word in command], cwd=folder, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
+            [str(word) for word in command],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            env=os.environ | dict(environment or {}),
         )
     try:
         deadline = time.monotonic() + START_SECONDS
