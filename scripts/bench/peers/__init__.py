@@ -1,0 +1,1 @@
+"""Servers and configurations of others, as small as they can be, for `scripts.bench.delivery` to compare with."""
