@@ -13,12 +13,12 @@ import uvloop
 
 from gateway.runtime import collect_garbage_rarely
 from ledger.errors import LedgerError
-from scripts.bench import growth, ledger, poison, reads
+from scripts.bench import delivery, growth, ledger, poison, reads
 from scripts.bench.drive import Unanswered
 from scripts.bench.paper import Paper
 from scripts.bench.place import CannotMeasure, Place, folder_on_disk, look_at, own_server
 
-VERBS = {"ledger": ledger, "growth": growth, "reads": reads, "poison": poison}
+VERBS = {"ledger": ledger, "growth": growth, "reads": reads, "poison": poison, "delivery": delivery}
 
 
 def main() -> int:
@@ -51,7 +51,7 @@ async def _measure(options: argparse.Namespace, paper: Paper, dsn: str, folder: 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python3 scripts/bench",
-        description="What the ledger costs and how fast it is. `VERB --help` says what each figure is.",
+        description="What Ledgerwire costs and how fast it is. `VERB --help` says what each figure is.",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, module in VERBS.items():
