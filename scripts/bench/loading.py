@@ -22,7 +22,7 @@ from scripts.bench.shapes import Shape
 from scripts.bench.wire import Dialect
 
 SETTLE_SECONDS: Final = 1.0
-"""From the last subscription to the look at an idle server."""
+"""From the last subscription to the look at an idle server, at most."""
 PATIENCE_SECONDS: Final = 60.0
 """How long all may take to subscribe, and the last deliveries to come."""
 
@@ -75,16 +75,26 @@ class Target(Struct, frozen=True, kw_only=True):
     database_pid: int | None = None
 
 
-def measure(load: Path, target: Target, shape: Shape, *, seconds: float, ping_seconds: float, core: int | None) -> Any:
+def measure(
+    load: Path,
+    target: Target,
+    shape: Shape,
+    *,
+    seconds: float,
+    ping_seconds: float,
+    core: int | None,
+    patience: float = PATIENCE_SECONDS,
+) -> Any:
     """Measure one shape: `Delivered`, `Held` or `Accepted`. Raises `Incomplete` and `CannotMeasure`."""
     warmup = min(1.0, seconds / 2)
-    words = target.dialect.arguments(shape, seconds=seconds, warmup=warmup, patience=PATIENCE_SECONDS)
+    words = target.dialect.arguments(shape, seconds=seconds, warmup=warmup, patience=patience)
     command: list[str | Path] = [load, "-p", str(target.port), *words]
     if shape.kind == "delivery":
         return _delivered(command, target, shape, core)
     if shape.kind == "accept":
         return _accepted(command, target, core)
-    return _held(command, target, ping_seconds if shape.kind == "beat" else min(seconds, SETTLE_SECONDS), core)
+    settle = min(seconds, SETTLE_SECONDS)
+    return _held(command, target, settle, ping_seconds if shape.kind == "beat" else settle, core)
 
 
 def _delivered(command: Sequence[str | Path], target: Target, shape: Shape, core: int | None) -> Delivered:
@@ -118,11 +128,11 @@ def _delivered(command: Sequence[str | Path], target: Target, shape: Shape, core
     )
 
 
-def _held(command: Sequence[str | Path], target: Target, seconds: float, core: int | None) -> Held:
+def _held(command: Sequence[str | Path], target: Target, settle: float, seconds: float, core: int | None) -> Held:
     before = cores.memory_kib(target.pid)
     with _running(command, core) as client:
         ready = client.wait_for("ready")
-        time.sleep(SETTLE_SECONDS)
+        time.sleep(settle)
         cpu, began = tree_cpu_seconds(target.pid), time.monotonic()
         time.sleep(seconds)
         cpu, took = tree_cpu_seconds(target.pid) - cpu, time.monotonic() - began
@@ -172,7 +182,7 @@ class _Client:
     def last_words(self) -> str:
         """What it had to say besides, when it has ended."""
         _, words = self._process.communicate(timeout=10)
-        return (words.decode("utf-8", "replace").strip().splitlines() or ["the client said no more"])[-1]
+        return "; ".join(words.decode("utf-8", "replace").splitlines())[:400] or "the client said no more"
 
     def finish(self) -> dict[str, Any]:
         """Let go of the connections. Raises `Incomplete` when some went by themselves."""
