@@ -68,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="length of a measurement (default %(default)s)")
-    parser.add_argument("--runs", type=int, default=1, help="medians over so many runs are printed (default 1)")
+    parser.add_argument(
+        "--runs", type=int, default=1, help="medians over so many runs are printed (default %(default)s)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, every run and the medians there")
     parser.add_argument(
         "--database-url",

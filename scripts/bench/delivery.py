@@ -29,9 +29,10 @@ nchan, ws, socketio, centrifugo
             Debian's packages, into a cache folder; Centrifugo is measured when it is on PATH.
 
 shapes      fN: N subscribers of one task. tN: N tasks, a subscriber each. Both at saturation, with a window of messages
-            whose deliveries may be under way; wW names another window; rR is R messages a second instead,
-            with latency from the scheduled time. idleN: memory of a subscribed connection. beatN: CPU to keep N idle
-            ones alive, over one interval of --ping-seconds. acceptN: N connections opened, and nothing else.
+            whose deliveries may be under way (f100: 64, f1000: 32, f5000: 16, t5000: 4,000; wW names another); rR is R
+            messages a second instead, with latency from the scheduled time. idleN: memory of a subscribed connection.
+            beatN: CPU to keep N idle ones alive, over one interval of --ping-seconds. acceptN: N connections opened,
+            and nothing else.
 us          CPU of the server's processes per delivery, from /proc, over the measured interval; PostgreSQL's apart
 KiB         memory of the server's processes (PSS) per connection that has subscribed and waits
 p50, p99    from the time at which a message was (open loop: was to be) published, to the last read of it
@@ -51,6 +52,7 @@ ENDS: Final = ("t5000w500", "t5000w4000", "t5000r1000", "t5000r5000")
 def configure(parser: argparse.ArgumentParser) -> None:
     """The options of this verb."""
     keys = [server.key for server in SERVERS]
+    parser.set_defaults(runs=3)
     parser.add_argument(
         "--servers", nargs="+", choices=keys, default=keys, metavar="NAME", help=f"of {', '.join(keys)} (default all)"
     )
@@ -84,7 +86,8 @@ async def measure(place: Place, options: argparse.Namespace, paper: Paper) -> in
     cores.allow_files(max((shape.subscribers for _, shape in plan), default=0))
     load = await asyncio.to_thread(provisions.compiled, "load")
     await place.prepare()
-    machine = described(place) | {"server_core": cores.chosen()[0], "client_core": cores.chosen()[1]}
+    server_core, client_core = cores.chosen()
+    machine = described(place) | {"server_core": server_core, "client_core": client_core}
     runs: list[dict[str, dict[str, Any]]] = []
     reasons: dict[str, str] = {}
     broken = False
@@ -102,7 +105,9 @@ async def measure(place: Place, options: argparse.Namespace, paper: Paper) -> in
                 run.setdefault(server.key, {})[shape.name] = plain(figures)
         runs.append(run)
     found = {key: _over(runs, key) for key in dict.fromkeys(key for run in runs for key in run)}
-    content = {"verb": "delivery", "machine": machine, "runs": runs, "not_measured": reasons, **delivered.summed(found)}
+    content = {"verb": "delivery", "machine": machine, "runs": runs, "not_measured": reasons}
+    content |= {"shapes": plain({shape.name: shape for _, shape in plan})}
+    content |= {"versions": await asyncio.to_thread(provisions.versions), **delivered.summed(found)}
     write_json(options.json, content)
     delivered.tables(paper, content)
     if options.plot:

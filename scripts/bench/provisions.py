@@ -7,10 +7,12 @@ nchan comes out of Debian's packages, unpacked and not installed, where the mach
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -105,6 +107,27 @@ def nginx() -> Nginx:
 
     folder = _made("nginx", [], make)
     return Nginx([*_APART, folder / "usr/sbin/nginx"], folder / _NCHAN, "user root;")
+
+
+def versions() -> dict[str, str]:
+    """Of what was compiled, fetched or installed here and can be asked; the rest is not in it."""
+    asked: dict[str, list[str | Path]] = {
+        "cc": [os.environ.get("CC") or "cc", "--version"],
+        "node": ["node", "--version"],
+        "centrifugo": ["centrifugo", "version"],
+        "nginx, nchan": ["dpkg-query", "--show", "nginx", "libnginx-mod-nchan"],
+    }
+    found = dict(json.loads((PEERS / "package.json").read_text("utf-8"))["dependencies"])
+    found |= {name: version(name) for name in ("aiohttp", "uvloop")}
+    if unpacked := sorted(cache_folder().glob("nginx-*/*.deb")):
+        found["nginx, nchan"] = " ".join(package.stem for package in unpacked)
+    for name, command in asked.items():
+        if name not in found:
+            try:
+                found[name] = " ".join(output_of(command, timeout_seconds=10).splitlines()[0].split())
+            except (CannotMeasure, IndexError):
+                pass  # it is not here
+    return found
 
 
 def _made(name: str, parts: Sequence[bytes], make: Callable[[Path], None]) -> Path:

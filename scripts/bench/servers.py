@@ -108,6 +108,7 @@ def _nchan(start: Start) -> Command:
         "USER": nginx.user,
         "FOLDER": str(start.folder),
         "FILES": str(start.connections + cores.FILES_BESIDE),
+        "SLOTS": str(start.connections * 9 // 8 + cores.FILES_BESIDE),  # it closes some when 1 of 16 is left
         "PORT": str(start.port),
         "PINGS": f"{max(1, round(start.ping_seconds))}",
     }

@@ -104,7 +104,18 @@ def test_without_a_compiler_the_cure_is_told(monkeypatch: pytest.MonkeyPatch, tm
 async def test_ledgerwire_delivers_everything(tmp_path: Path, cluster: Cluster) -> None:
     """Hub only and durable, one task with many subscribers and many tasks with one each, beside the limit."""
     servers, shapes = ("hub", "durable", "limit"), {"f20": 20, "t30r200": 1}
-    arguments = ("delivery", "--seconds", "0.3", "--servers", *servers, "--shapes", *shapes, *on(cluster))
+    arguments = (
+        "delivery",
+        "--runs",
+        "1",
+        "--seconds",
+        "0.3",
+        "--servers",
+        *servers,
+        "--shapes",
+        *shapes,
+        *on(cluster),
+    )
     status, out = await bench(*arguments, "--json", tmp_path / "figures")
     assert status == 0, out
     content = figures_in(tmp_path / "figures")
@@ -120,7 +131,18 @@ async def test_ledgerwire_delivers_everything(tmp_path: Path, cluster: Cluster) 
 
 async def test_idle_connections_are_held_and_kept_alive(tmp_path: Path, cluster: Cluster) -> None:
     """All subscribe, none is lost, and who pings has pinged every one of them within its interval."""
-    arguments = ("delivery", "--seconds", "0.2", "--ping-seconds", "1", "--servers", "aiohttp", *on(cluster))
+    arguments = (
+        "delivery",
+        "--runs",
+        "1",
+        "--seconds",
+        "0.2",
+        "--ping-seconds",
+        "1",
+        "--servers",
+        "aiohttp",
+        *on(cluster),
+    )
     status, out = await bench(*arguments, "--shapes", "idle40", "beat40", "accept40", "--json", tmp_path / "figures")
     assert status == 0, out
     found = figures_in(tmp_path / "figures")["median"]["aiohttp"]
