@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import signal
 from pathlib import Path
 
 import structlog
@@ -26,6 +27,7 @@ def main() -> int:
     options = _parser().parse_args()
     paper = Paper()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started and made goes, too
     try:
         with folder_on_disk(options.folder, allow_unsafe=options.allow_unsafe) as folder:
             if options.database_url:
