@@ -148,7 +148,7 @@ def plot(content: Mapping[str, Any], file: Path) -> None:
     axes.set_ylabel("server CPU per delivery, µs")
     axes.set_xticks([group + 0.4 - width / 2 for group in range(len(shapes))], shapes)
     axes.set_title("Delivery over WebSocket at saturation (less is better)")
-    axes.legend(fontsize="small")
+    drawing.legend(loc="outside right upper", fontsize="small")
     drawing.savefig(file, dpi=150)
 
 

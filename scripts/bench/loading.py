@@ -23,7 +23,7 @@ from scripts.bench.wire import Dialect
 
 SETTLE_SECONDS: Final = 1.0
 """From the last subscription to the look at an idle server, at most."""
-PATIENCE_SECONDS: Final = 60.0
+PATIENCE_SECONDS: Final = 120.0
 """How long all may take to subscribe, and the last deliveries to come."""
 
 
