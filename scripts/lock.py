@@ -41,7 +41,7 @@ LOCKS = (
     Lock(
         file="dev.txt",
         purpose="everything: `dev.py test` and `dev.py check`",
-        extras=("embedded", "dev"),
+        extras=("embedded", "nats", "dev"),
         groups=("installer",),
         client=True,
         build=True,
