@@ -93,12 +93,12 @@ class OwnServer:
         children = Path(f"/proc/{self.now.pid}/task/{self.now.pid}/children").read_text().split()
         pids = [self.now.pid, *map(int, children)]
         for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+            _send(pid, signal.SIGSTOP)
         try:
             yield
         finally:
             for pid in pids:
-                os.kill(pid, signal.SIGCONT)
+                _send(pid, signal.SIGCONT)
 
 
 @contextmanager
@@ -176,6 +176,13 @@ async def read_ledger(dsn: str) -> dict[str, list[asyncpg.Record]]:
     for row in rows:
         ledger[row["task_id"]].append(row)
     return ledger
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass  # a session's process that has just ended
 
 
 def _memory() -> str | None:
