@@ -10,7 +10,7 @@ import asyncio
 import http.client
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -21,7 +21,8 @@ import uvloop
 from msgspec.structs import replace
 
 from gateway import runtime
-from gateway.settings import DEFAULT_PORT, LOG_LEVELS, GatewaySettings
+from gateway.bus.own_nats import OwnNats
+from gateway.settings import BUSES, DEFAULT_PORT, LOG_LEVELS, GatewaySettings
 from gateway.telemetry import configure_logging
 from ledger import epoch
 from ledger.embedded import EmbeddedPostgres
@@ -37,7 +38,8 @@ HEALTHCHECK_SECONDS: Final = 3.0
 
 _EPILOG: Final = """\
 Every option has an environment variable: LEDGERWIRE_HOST, LEDGERWIRE_PORT, LEDGERWIRE_ALLOWED_ORIGINS,
-LEDGERWIRE_TOKEN_FILE, LEDGERWIRE_LOG_LEVEL, LEDGERWIRE_DATA_DIR; the database is DATABASE_URL.
+LEDGERWIRE_TOKEN_FILE, LEDGERWIRE_BUS, LEDGERWIRE_BUS_URL, LEDGERWIRE_LOG_LEVEL, LEDGERWIRE_DATA_DIR; the database is
+DATABASE_URL.
 Pools, time-outs and leases: docs/operations.md.
 """
 _EPOCH: Final = """\
@@ -90,6 +92,18 @@ def _parser() -> argparse.ArgumentParser:
         help="pages of this origin may connect, for example https://app.example; may be given several times",
     )
     serve.add_argument("--token-file", type=Path, metavar="FILE", help="lines of `tenant subject token`; chmod 600")
+    serve.add_argument(
+        "--bus",
+        choices=BUSES,
+        help="how gateways of one database tell each other at once: local (default: not at all, they look each second),"
+        " postgres (by LISTEN and NOTIFY), nats (the one for many)",
+    )
+    serve.add_argument(
+        "--bus-url",
+        metavar="URLS",
+        help="for --bus nats: nats://… or tls://…, several separated by commas; without it a server of its own, for the"
+        " processes of this gateway. Better in LEDGERWIRE_BUS_URL, where others do not see its secrets",
+    )
     serve.add_argument("--data-dir", type=Path, metavar="FOLDER", help="where its own PostgreSQL keeps its data")
     serve.add_argument("--log-level", choices=LOG_LEVELS, help="default info")
     serve.set_defaults(run=_serve)
@@ -126,6 +140,8 @@ def _serve(options: argparse.Namespace) -> int:
         port=options.port,
         allowed_origins=None if options.allowed_origins is None else tuple(options.allowed_origins),
         token_file=options.token_file,
+        bus=options.bus,
+        bus_url=options.bus_url,
         log_level=options.log_level,
     )
     if options.data_dir is not None:
@@ -140,8 +156,22 @@ def _serve(options: argparse.Namespace) -> int:
             # On the main thread, before the loop: the server is to die with this process (see ledger/embedded).
             own = stack.enter_context(EmbeddedPostgres.start(settings.ledger.data_dir))
             dsn, database_runs = own.dsn, lambda: own.running
+        if settings.bus == "nats" and settings.bus_url is None:
+            own_bus = stack.enter_context(OwnNats.start())
+            settings = replace(settings, bus_url=own_bus.url)
+            database_runs = _keeping(own_bus, database_runs)
         uvloop.run(runtime.serve(settings, dsn, database_runs=database_runs))
     return 0
+
+
+def _keeping(bus: OwnNats, database_runs: Callable[[], bool]) -> Callable[[], bool]:
+    """Have the bus kept whenever the database is looked at."""
+
+    def look() -> bool:
+        bus.keep()
+        return database_runs()
+
+    return look
 
 
 def _migrate(options: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from gateway.bus import hints
 from gateway.bus.port import Bus, Hint
 from gateway.protocol.codec import transition_frame
 from gateway.protocol.effects import Event
@@ -53,7 +54,7 @@ class Watcher(Protocol):
 
 
 class _Topic:
-    __slots__ = ("ended", "known", "late", "seq", "watchers")
+    __slots__ = ("ended", "known", "late", "seq", "unsure", "watchers")
 
     def __init__(self) -> None:
         self.watchers: set[Watcher] = set()
@@ -61,19 +62,23 @@ class _Topic:
         self.known = 0  # the ledger has at least so much
         self.ended = False
         self.late = False  # the worker was, when the ledger was looked at last
+        self.unsure = False  # a hint may have been lost while nobody had read the task
 
 
 class Hub:
     """One per node. All methods but `run` return at once."""
 
-    def __init__(self, reader: Reader, bus: Bus) -> None:
+    def __init__(self, reader: Reader, bus: Bus, *, reread_seconds: float = REREAD_SECONDS) -> None:
         self._reader = reader
         self._history = reader.of_history
         self._history.listen(self.begin_anew)
         self._bus = bus
         self._topics: dict[Key, _Topic] = {}
         self._everyone: set[Watcher] = set()
+        self._reread_seconds = reread_seconds
+        self._turning = False
         self._behind: dict[Key, None] = {}
+        self._unsure: dict[Key, None] = {}
         self._wake = asyncio.Event()
         self.degraded = False
         """Whether the last re-read failed."""
@@ -98,7 +103,11 @@ class Hub:
 
     def watch(self, key: Key, watcher: Watcher) -> None:
         """From now on the watcher gets what is forwarded of this task."""
-        self._topics.setdefault(key, _Topic()).watchers.add(watcher)
+        topic = self._topics.get(key)
+        if topic is None:
+            topic = self._topics[key] = _Topic()
+            self._bus.interest(key)
+        topic.watchers.add(watcher)
 
     def unwatch(self, key: Key, watcher: Watcher) -> None:
         """No longer."""
@@ -108,6 +117,7 @@ class Hub:
             if not topic.watchers:
                 del self._topics[key]
                 self._behind.pop(key, None)
+                self._bus.no_interest(key)
 
     def seen(self, key: Key, head: Head | None) -> None:
         """A watcher has read the task up to here (None: nobody has heard of it)."""
@@ -116,6 +126,11 @@ class Hub:
             return
         if topic.seq is None:
             topic.seq = 0 if head is None else head.seq
+            if topic.known > topic.seq:
+                self._lags(key, topic, topic.known)
+            if topic.unsure:
+                topic.unsure = False
+                self.missed([key])
         if head is not None:
             topic.ended = topic.ended or head.ended
             self._compare_one(key, topic, head)
@@ -123,41 +138,81 @@ class Hub:
     # From the writer
 
     def watches(self, key: Key) -> bool:
-        """Whether anybody here watches this task."""
-        return key in self._topics
+        """Whether anybody here watches this task, or may on another node."""
+        return key in self._topics or self._bus.wants_frames
 
     def committed(self, transitions: Sequence[Transition], heads: Sequence[tuple[Key, int]]) -> None:
         """These are in the ledger now: forward them here, announce how far the tasks came to the other nodes."""
+        frames: dict[Key, list[bytes]] = {}
         for key, group in groupby(transitions, key=_key_of):
+            events = [_event(transition) for transition in group]
             topic = self._topics.get(key)
             if topic is not None:
-                self._forward(key, topic, group)
-        self._bus.announce(heads)
+                self._forward(key, topic, events)
+            if self._bus.remote:
+                frames[key] = [event.frame for event in events]
+        if self._bus.remote and not self._turning:
+            self._bus.announce(self._history.epoch, heads, frames)
 
     def reached(self, key: Key, seq: int) -> None:
         """A task has come at least so far; what happened in between may not have been seen here."""
         topic = self._topics.get(key)
-        if topic is not None and topic.seq is not None and seq > topic.seq:
+        if topic is None:
+            return
+        if topic.seq is None:
+            topic.known = max(topic.known, seq)  # whoever is reading it may have read less
+        elif seq > topic.seq:
             self._lags(key, topic, seq)
 
+    # From the bus
+
     def hinted(self, hint: Hint) -> None:
-        """The same, from another node."""
+        """Another node says so. Its frames are forwarded only if they are the next ones; else the ledger is read."""
+        topic = self._topics.get(hint.key)
+        if topic is None or hint.epoch != self._history.epoch:
+            return
+        if topic.seq is not None and 0 < hint.seq - topic.seq <= len(hint.frames):
+            try:
+                events = [hints.event(hint.key, frame) for frame in hint.frames[topic.seq - hint.seq :]]
+            except hints.Garbled:
+                pass
+            else:
+                self._forward(hint.key, topic, events)
         self.reached(hint.key, hint.seq)
+
+    def missed(self, keys: Sequence[Key] | None) -> None:
+        """Hints of these tasks (None: of any) may have been lost: compare them with the ledger now."""
+        for key in self._topics if keys is None else keys:
+            topic = self._topics.get(key)
+            if topic is not None and topic.seq is None:
+                topic.unsure = True
+            elif topic is not None and not topic.ended:
+                self._unsure[key] = None
+        self._wake.set()
 
     # From the ledger
 
     def begin_anew(self) -> None:
         """The history is another one: forget what was forwarded, and tell everyone."""
         log.warning("sessions_ended_by_epoch", connections=len(self._everyone), topics=len(self._topics))
+        for key in self._topics:
+            self._bus.no_interest(key)
         self._topics.clear()
         self._behind.clear()
+        self._unsure.clear()
+        # What was committed before and is told after this, in the next turn of the loop, is of the other history.
+        self._turning = True
+        asyncio.get_running_loop().call_soon(self._has_turned)
         for watcher in list(self._everyone):
             watcher.notice(BEGUN_ANEW)
+
+    def _has_turned(self) -> None:
+        self._turning = False
 
     async def run(self) -> None:
         """Re-read watched tasks regularly, and at once where something is known to be missing. Ends when cancelled."""
         loop = asyncio.get_running_loop()
-        next_reread = loop.time() + REREAD_SECONDS
+        next_reread = loop.time() + self._reread_seconds
         while True:
             try:
                 async with asyncio.timeout_at(next_reread):
@@ -167,8 +222,11 @@ class Hub:
             self._wake.clear()
             try:
                 if loop.time() >= next_reread:
-                    next_reread = loop.time() + REREAD_SECONDS
-                    await self._compare()
+                    next_reread = loop.time() + self._reread_seconds
+                    await self._compare(self._topics)
+                elif self._unsure:
+                    unsure, self._unsure = self._unsure, {}
+                    await self._compare(unsure)
                 while self._behind and loop.time() < next_reread:
                     await self._fill()
                 if self._behind:
@@ -181,10 +239,11 @@ class Hub:
                 continue
             await asyncio.sleep(REREAD_SECONDS / 4)  # a failing ledger is not asked in a tight loop
 
-    async def _compare(self) -> None:
-        """Ask the ledger how far the watched, unfinished tasks have come, and whether its history is still the same."""
+    async def _compare(self, keys: Iterable[Key]) -> None:
+        """Ask the ledger how far these have come (if watched and unfinished), and whether its history is the same."""
         epoch = self._history.epoch
-        forwarded = {key: topic.seq for key, topic in self._topics.items() if not topic.ended and topic.seq is not None}
+        topics = ((key, self._topics.get(key)) for key in keys)
+        forwarded = {key: topic.seq for key, topic in topics if topic and not topic.ended and topic.seq is not None}
         for some in _slices([*forwarded] or [_NO_TASK], TASKS_PER_READ):
             heads = await self._reader.heads(some)
             if self._history.epoch != epoch:
@@ -224,7 +283,7 @@ class Hub:
                 # Forward behind the hole: each session sees it, looks itself, and tells its client.
                 log.error("ledger_hole", task_id=missing[0].task_id, after=topic.seq, found=missing[0].seq)
                 topic.seq = missing[0].seq - 1
-            self._forward(key, topic, missing)
+            self._forward(key, topic, [_event(transition) for transition in missing])
         served = {transition.key for transition in page}
         for place, (key, _) in enumerate(cursors):
             topic = self._topics.get(key)
@@ -235,9 +294,10 @@ class Hub:
             else:
                 topic.known = topic.seq  # the ledger has no more: the hint was wrong
 
-    def _forward(self, key: Key, topic: _Topic, transitions: Iterable[Transition]) -> None:
+    def _forward(self, key: Key, topic: _Topic, come: Iterable[Event]) -> None:
         events = []
-        for transition in transitions:
+        for event in come:
+            transition = event.transition
             if topic.seq is not None:
                 if transition.seq <= topic.seq:
                     continue
@@ -246,7 +306,6 @@ class Hub:
                     break
                 topic.seq = transition.seq
             topic.ended = topic.ended or transition.status in TERMINAL
-            event = Event(transition, transition_frame(transition))
             topic.late = topic.late and not event.shows_life  # each watcher sees that for itself
             events.append(event)
         if events:
@@ -280,6 +339,10 @@ class Hub:
 
 def _key_of(transition: Transition) -> Key:
     return transition.key
+
+
+def _event(transition: Transition) -> Event:
+    return Event(transition, transition_frame(transition))
 
 
 def _slices(keys: Sequence[Key], size: int) -> Iterable[Sequence[Key]]:

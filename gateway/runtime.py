@@ -21,11 +21,11 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from gateway.auth import Anyone, Authenticator, TokenFile
-from gateway.bus.local import LocalBus
+from gateway.bus.choice import chosen
 from gateway.connection import Connection
 from gateway.http import app as http_app
 from gateway.http.ops import Health
-from gateway.hub import STOPPING, Hub
+from gateway.hub import REREAD_SECONDS, STOPPING, Hub
 from gateway.protocol.errors import SHUTTING_DOWN
 from gateway.services import Services
 from gateway.settings import GatewaySettings
@@ -99,7 +99,7 @@ async def serve(settings: GatewaySettings, dsn: str, *, database_runs: Callable[
 
 
 @asynccontextmanager
-async def running(settings: GatewaySettings, dsn: str) -> AsyncIterator[int]:
+async def running(settings: GatewaySettings, dsn: str, *, reread_seconds: float = REREAD_SECONDS) -> AsyncIterator[int]:
     """A gateway that serves while the context is open; gives the port it listens on."""
     async with AsyncExitStack() as stack:
         who = authenticator(settings)
@@ -111,11 +111,11 @@ async def running(settings: GatewaySettings, dsn: str) -> AsyncIterator[int]:
         history = History()
         reader = Reader(pools.read, lease_ms=lease_ms, history=history)
         await reader.epoch()
-        bus = LocalBus()
+        bus = chosen(settings.bus, settings.bus_url, settings.ledger, settings.ledger.direct_database_url or dsn)
         hub = Hub(
-            Reader(pools.control, lease_ms=lease_ms, history=history), bus
+            Reader(pools.control, lease_ms=lease_ms, history=history), bus, reread_seconds=reread_seconds
         )  # clients' reads must not keep it from looking after everybody
-        await bus.start(hub.hinted)
+        await bus.start(hub.hinted, hub.missed)
         stack.push_async_callback(bus.close)
         writer = Writer(pools.write, hub, settings.ledger, history)
         writer.start()
@@ -138,7 +138,13 @@ async def running(settings: GatewaySettings, dsn: str) -> AsyncIterator[int]:
             max_connections=settings.max_connections,
         )
         drain = _Drain(hub, writer, settings.drain_seconds)
-        health = Health(pools=pools, draining=drain.begun.is_set, reaps=lambda: reaper.holds, version=product_version())
+        health = Health(
+            pools=pools,
+            draining=drain.begun.is_set,
+            reaps=lambda: reaper.holds,
+            bus=lambda: bus.state,
+            version=product_version(),
+        )
         app = http_app.build(
             services, health, allowed_origins=settings.allowed_origins, loopback_only=settings.loopback_only
         )

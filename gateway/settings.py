@@ -14,11 +14,13 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from gateway.bus.servers import servers_in, shown
 from ledger.errors import SettingsError
 from ledger.settings import LedgerSettings
 
 DEFAULT_PORT: Final = 8080
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+BUSES: Final = ("local", "postgres", "nats")
 LONGEST_WAIT_SECONDS: Final = 3_600
 """For a stop or a start: longer is a slip of the pen, such as milliseconds."""
 
@@ -41,6 +43,10 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     """How long to wait at the start for a database that cannot be reached yet."""
     max_connections: int = 20_000
     """WebSockets, event streams and long polls of this process; the next one is told `overloaded` or `busy`."""
+    bus: str = "local"
+    """What carries hints to the other nodes of the same database."""
+    bus_url: str | None = None
+    """The NATS servers, separated by commas; may hold secrets. None: one of its own, for the processes of this node."""
     log_level: str = "info"
 
     def __post_init__(self) -> None:
@@ -48,6 +54,12 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
             raise SettingsError(f"The port is {self.port}; it must be 0 to 65535.")
         if self.log_level not in LOG_LEVELS:
             raise SettingsError(f"The log level is {self.log_level!r}; it may be {', '.join(LOG_LEVELS)}.")
+        if self.bus not in BUSES:
+            raise SettingsError(f"The bus is {self.bus!r}; it may be {', '.join(BUSES)}.")
+        if self.bus_url is not None:
+            if self.bus != "nats":
+                raise SettingsError(f"A bus URL is for --bus nats, and the bus is {self.bus}.")
+            servers_in(self.bus_url)
         if not 1 <= self.ping_interval_seconds <= 300:
             raise SettingsError(f"The ping interval is {self.ping_interval_seconds:g} s; it must be 1 to 300.")
         if not 1 <= self.max_connections <= 1_000_000:
@@ -63,6 +75,12 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
                 " cancel every task. Give --token-file FILE (lines of `tenant subject token`), or --host 127.0.0.1"
                 " for development."
             )
+
+    def __repr__(self) -> str:
+        """Every field, without the secrets in the bus URL: a settings object does end up in a log one day."""
+        given = {field: getattr(self, field) for field in self.__struct_fields__}
+        given["bus_url"] = self.bus_url and shown(self.bus_url)
+        return f"GatewaySettings({', '.join(f'{field}={value!r}' for field, value in given.items())})"
 
     @property
     def loopback_only(self) -> bool:
@@ -104,6 +122,8 @@ _READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "drain_seconds": float,
     "database_wait_seconds": float,
     "max_connections": int,
+    "bus": str,
+    "bus_url": str,
     "log_level": str,
 }
 _ELSEWHERE: Final = frozenset({"LEDGERWIRE_POSTGRES_BIN", "LEDGERWIRE_TEST_SEED"})

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 CORE = ",".join((
     "gateway/protocol/*", "gateway/outbox.py",
+    "gateway/bus/hints.py", "gateway/bus/unsent.py", "gateway/bus/servers.py",
     "ledger/machine.py", "ledger/model.py", "ledger/errors.py", "ledger/decide.py", "ledger/receipts.py",
     "ledger/batch.py", "ledger/arguments.py", "ledger/literals.py", "ledger/turns.py",
 ))  # fmt: skip

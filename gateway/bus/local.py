@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
-from gateway.bus.port import Hint
+from gateway.bus.port import BusState, OnGap, OnHint
 from ledger.model import Key
 
 
 class LocalBus:
     """There is nobody to tell."""
 
-    async def start(self, on_hint: Callable[[Hint], None]) -> None:
+    remote = False
+    wants_frames = False
+    state = BusState(kind="local")
+
+    async def start(self, on_hint: OnHint, on_gap: OnGap) -> None:
         """Nothing will ever come."""
 
-    def announce(self, heads: Sequence[tuple[Key, int]]) -> None:
+    def announce(self, epoch: str, heads: Sequence[tuple[Key, int]], frames: Mapping[Key, Sequence[bytes]]) -> None:
         """Nobody hears it."""
+
+    def interest(self, key: Key) -> None:
+        """All that happens is told here anyway."""
+
+    def no_interest(self, key: Key) -> None:
+        """As before."""
 
     async def close(self) -> None:
         """Nothing to stop."""

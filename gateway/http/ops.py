@@ -1,7 +1,8 @@
 """Health, for orchestrators and operators. Needs no token and tells nothing of any task.
 
 `live`: the process answers; a database outage must not have it killed, since that would drop every client. `ready`: it
-can serve now. `db`: the pools in figures.
+can serve now. `db`: the pools in figures. A bus that is away makes no node unready: all would be at once, and what it
+brings comes a second later without it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import Final
 
 from aiohttp import hdrs, web
 from msgspec import Struct
+from msgspec.structs import asdict
 
+from gateway.bus.port import BusState
 from gateway.http.tasks import SERVICES
 from gateway.protocol.codec import json_bytes
 from ledger.errors import LedgerError
@@ -24,6 +27,7 @@ class Health(Struct, frozen=True, kw_only=True):
     pools: Pools
     draining: Callable[[], bool]
     reaps: Callable[[], bool]
+    bus: Callable[[], BusState]
     version: str
 
 
@@ -62,7 +66,11 @@ async def ready(request: web.Request) -> web.Response:
         return _plain(
             {"status": "unavailable", "reason": "read_only", "detail": "PostgreSQL is read-only."}, status=503
         )
-    return _plain({"status": "ready"})
+    told: dict[str, object] = {"status": "ready"}
+    bus = health.bus()
+    if bus.kind != "local":
+        told["bus"] = {"kind": bus.kind, "healthy": bus.healthy, "reason": bus.reason}
+    return _plain(told)
 
 
 @routes.get("/health/db")
@@ -73,6 +81,7 @@ async def db(request: web.Request) -> web.Response:
     figures["writer_waiting"] = services.writer.waiting
     figures["degraded"] = services.hub.degraded
     figures["reaper"] = request.app[HEALTH].reaps()
+    figures["bus"] = asdict(request.app[HEALTH].bus())
     return _plain(figures)
 
 

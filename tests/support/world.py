@@ -42,18 +42,19 @@ T = TypeVar("T")
 class Elsewhere:
     """What another gateway's writer tells: hints, over the bus."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, history: History) -> None:
         self._hub = hub
+        self._history = history
 
     def watches(self, key: Key) -> bool:
         return False
 
     def committed(self, transitions: Sequence[Transition], heads: Sequence[tuple[Key, int]]) -> None:
         for key, seq in heads:
-            self._hub.hinted(Hint(key, seq))
+            self._hub.hinted(Hint(key, seq, self._history.epoch))
 
     def reached(self, key: Key, seq: int) -> None:
-        self._hub.hinted(Hint(key, seq))
+        self._hub.hinted(Hint(key, seq, self._history.epoch))
 
 
 class OneTenant:
@@ -203,7 +204,7 @@ async def _opened(
         hub = Hub(Reader(here.control, lease_ms=lease_ms, history=history), LocalBus())
         writing = replace(settings, write_pool_max=1, queue_wait_seconds=STEP_SECONDS / 2)
         writers = []
-        for pools, listener, of in ((here, hub, history), (there, Elsewhere(hub), History())):
+        for pools, listener, of in ((here, hub, history), (there, Elsewhere(hub, history), History())):
             writer = Writer(pools.write, listener, writing, of)
             writer.start()
             stack.push_async_callback(writer.close, 2.0)
