@@ -126,7 +126,7 @@ _READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "bus_url": str,
     "log_level": str,
 }
-_ELSEWHERE: Final = frozenset({"LEDGERWIRE_POSTGRES_BIN", "LEDGERWIRE_TEST_SEED"})
+_ELSEWHERE: Final = frozenset({"LEDGERWIRE_POSTGRES_BIN", "LEDGERWIRE_TEST_SEED", "LEDGERWIRE_TEST_SECONDS"})
 
 
 def is_loopback(host: str) -> bool:
