@@ -1,0 +1,175 @@
+"""What the hub makes of a hint, which it never trusts: the next event is forwarded, for anything else it reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+from msgspec.structs import replace
+
+from gateway.bus.local import LocalBus
+from gateway.bus.port import Hint
+from gateway.hub import Hub
+from gateway.protocol.codec import transition_frame
+from gateway.protocol.effects import Event
+from ledger.model import Head, Key, Report, Transition, task_key
+from ledger.pool import Pools
+from ledger.reader import Reader
+from ledger.settings import LedgerSettings
+from tests.support.node import Node, node
+from tests.support.waiting import eventually
+
+KEY = task_key("t", "a")
+NEVER_SECONDS = 3_600.0
+
+
+class Watcher:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.notices: list[str] = []
+
+    def deliver(self, events: Sequence[Event]) -> None:
+        self.events += events
+
+    def see(self, key: Key, head: Head) -> None:
+        pass
+
+    def notice(self, kind: str) -> None:
+        self.notices.append(kind)
+
+    @property
+    def seqs(self) -> list[int]:
+        return [event.seq for event in self.events]
+
+
+class Scene:
+    """A hub that reads a real ledger, and a watcher of one task at sequence 2; the task has come to 4."""
+
+    def __init__(self, hub: Hub, watcher: Watcher, committed: list[Transition], epoch: str, writer: Node) -> None:
+        self.hub = hub
+        self.watcher = watcher
+        self.committed = committed
+        self.epoch = epoch
+        self.writer = writer
+
+    def hint(self, seq: int, *frames: bytes, epoch: str | None = None) -> None:
+        self.hub.hinted(Hint(KEY, seq, self.epoch if epoch is None else epoch, frames))
+
+    def frame(self, seq: int, **changed: object) -> bytes:
+        return transition_frame(replace(self.committed[min(seq, 4) - 1], seq=seq, **changed))
+
+
+@asynccontextmanager
+async def _scene(database: str) -> AsyncIterator[Scene]:
+    async with node(database) as writer:
+        for number in range(1, 5):
+            await writer.receipt(Report(tenant="t", task_id="a", progress=float(number)))
+        pools = await Pools.open(LedgerSettings(), database)
+        reader = Reader(pools.control, lease_ms=60_000)
+        epoch = await reader.epoch()
+        hub, watcher = Hub(reader, LocalBus(), reread_seconds=NEVER_SECONDS), Watcher()
+        hub.watch(KEY, watcher)
+        running = asyncio.create_task(hub.run())
+        scene = Scene(hub, watcher, writer.heard.of("a"), epoch, writer)
+        task = await writer.task()
+        hub.seen(KEY, replace(task.head, seq=2))
+        await eventually(lambda: watcher.seqs == [3, 4] or not watcher.seqs)
+        try:
+            yield scene
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+            await pools.close()
+
+
+@pytest.fixture
+async def scene(database: str) -> AsyncIterator[Scene]:
+    async with _scene(database) as made:
+        yield made
+
+
+async def test_the_next_events_are_forwarded_without_a_read(scene: Scene) -> None:
+    """The frames of 3 and 4 go out as they are, also when the hint reaches further back; a repeat does nothing."""
+    frames = [scene.frame(seq) for seq in (2, 3, 4)]
+    scene.hint(4, *frames)
+    assert [event.frame for event in scene.watcher.events] == frames[1:]
+    assert [event.transition for event in scene.watcher.events] == scene.committed[2:]
+    scene.hint(4, *frames)
+    assert scene.watcher.seqs == [3, 4]
+
+
+async def test_over_a_gap_the_ledger_is_read(scene: Scene) -> None:
+    """The frame of 4 is not forwarded after 2: both come from the ledger."""
+    scene.hint(4, scene.frame(4, message="not what was committed"))
+    assert scene.watcher.seqs == []
+    await eventually(lambda: scene.watcher.seqs == [3, 4])
+    assert scene.watcher.events[1].transition == scene.committed[3]
+
+
+async def test_of_another_epoch_nothing_is_believed(scene: Scene) -> None:
+    """A hint of another history, or of another ledger on the same bus, is none."""
+    scene.hint(3, scene.frame(3), epoch="another")
+    scene.hint(9, epoch="")
+    scene.hint(3)
+    await eventually(lambda: scene.watcher.seqs == [3, 4], what="the true hint is followed")
+    assert scene.watcher.events[0].transition == scene.committed[2]
+
+
+@pytest.mark.parametrize("frames", [[b"{}"], [b""], [b"\xff"], [b'{"type":"snapshot"}'], [b"[" * 50_000]])
+async def test_a_frame_that_is_none_leads_to_a_read(scene: Scene, frames: list[bytes]) -> None:
+    """What cannot be read is no event; the sequence is still a reason to look."""
+    scene.hint(3, *frames)
+    assert scene.watcher.seqs == []
+    await eventually(lambda: scene.watcher.seqs == [3, 4])
+
+
+async def test_frames_of_other_sequences_than_they_say_are_not_forwarded(scene: Scene) -> None:
+    """Whoever says 3 and brings 7 or 2 is not believed."""
+    scene.hint(3, scene.frame(7))
+    scene.hint(3, scene.frame(2))
+    assert scene.watcher.seqs == []
+    await eventually(lambda: scene.watcher.seqs == [3, 4])
+
+
+async def test_a_hint_beyond_the_end_is_forgotten(scene: Scene) -> None:
+    """A sequence that the ledger does not have leads to one read; afterwards true hints are followed as before."""
+    scene.hint(1_000_000)
+    await eventually(lambda: scene.watcher.seqs == [3, 4])
+    receipt = await scene.writer.receipt(Report(tenant="t", task_id="a", progress=5.0))
+    scene.hint(receipt.seq)
+    await eventually(lambda: scene.watcher.seqs == [3, 4, 5])
+
+
+async def test_a_hint_that_comes_while_a_client_reads_is_kept(scene: Scene) -> None:
+    """It says 4 while somebody reads, and reads 2: the rest is brought to him."""
+    late = Watcher()
+    scene.hub.unwatch(KEY, scene.watcher)
+    scene.hub.watch(KEY, late)
+    scene.hint(4, scene.frame(4))
+    head = (await scene.writer.task()).head
+    scene.hub.seen(KEY, replace(head, seq=4))
+    scene.hub.unwatch(KEY, late)
+    scene.hub.watch(KEY, late)
+    scene.hint(4)
+    scene.hub.seen(KEY, None)
+    await eventually(lambda: late.seqs == [1, 2, 3, 4])
+
+
+async def test_after_a_gap_of_the_bus_the_ledger_is_compared_at_once(scene: Scene) -> None:
+    """Whatever was lost is read now, of all tasks or of those that are named; also of one that is being read."""
+    scene.hub.missed([task_key("t", "nobody watches")])
+    scene.hub.missed(None)
+    await eventually(lambda: scene.watcher.seqs == [3, 4])
+    await scene.writer.receipt(Report(tenant="t", task_id="a", progress=5.0))
+    scene.hub.missed([KEY])
+    await eventually(lambda: scene.watcher.seqs == [3, 4, 5])
+    late = Watcher()
+    scene.hub.unwatch(KEY, scene.watcher)
+    scene.hub.watch(KEY, late)
+    scene.hub.missed(None)
+    scene.hub.seen(KEY, None)
+    await eventually(lambda: late.seqs == [1, 2, 3, 4, 5])
