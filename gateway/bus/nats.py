@@ -189,16 +189,16 @@ class _Client(Client):
             raise Broken("connection_lost")  # then `flush` does not ask, and says nothing
 
     async def end(self) -> None:
-        """Close in order where the server lets us, else at once."""
+        """Cut the connection, and have the library tidy up."""
+        # First the socket: closing in order would wait for a server that takes nothing, and stumbles over late answers.
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
         try:
             async with asyncio.timeout(CLOSE_SECONDS / 2):
                 await self.close()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the socket is closed below
+        except Exception as error:  # noqa: BLE001 - the socket is closed, whatever it says
             log.debug("bus_close", reason=type(error).__name__)
-        finally:
-            writer = getattr(self._transport, "_io_writer", None)
-            if writer is not None:
-                writer.transport.abort()
 
     def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> Msg | None:
         self._take(data)

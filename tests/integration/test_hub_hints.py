@@ -114,6 +114,7 @@ async def test_of_another_epoch_nothing_is_believed(scene: Scene) -> None:
     """A hint of another history, or of another ledger on the same bus, is none."""
     scene.hint(3, scene.frame(3), epoch="another")
     scene.hint(9, epoch="")
+    assert scene.watcher.seqs == []
     scene.hint(3)
     await eventually(lambda: scene.watcher.seqs == [3, 4], what="the true hint is followed")
     assert scene.watcher.events[0].transition == scene.committed[2]

@@ -196,6 +196,25 @@ async def test_an_end_that_falls_into_the_subscribe_is_seen_at_once(database: st
                         last = frame.get("task", frame)
 
 
+async def test_small_events_come_with_their_hints(database: str, seed: int) -> None:
+    """A node that cannot read the ledger at the moment still brings its clients what is committed on another one."""
+    with nats_server() as server:
+        async with Proxy(address_of(database)) as proxy:
+            cut_off = LedgerSettings(database_url=through(database, proxy.port), direct_database_url=database)
+            settings = {"bus": "nats", "bus_url": server.url, "reread_seconds": NEVER_SECONDS}
+            async with nodes(settings, {**settings, "ledger": cut_off}, dsn=database, dice=random.Random(seed)) as two:
+                async with two.gateways[0].client() as worker, two.gateways[1].client() as client:
+                    await client.ask(type="subscribe", tasks=[{"task_id": "far"}], wait_ms=60_000)
+                    await client.expect("subscribed", waiting=True)
+                    await worker.ask(type="report", task_id="far", progress=0)
+                    await client.expect("transition", seq=1)
+                    proxy.set(Link.STALL)
+                    for progress in range(1, 50):
+                        await worker.ask(type="report", task_id="far", progress=progress)
+                        await client.expect("transition", seq=progress + 1, progress=progress)
+                    proxy.set(Link.PASS)
+
+
 async def with_faults(made: Nodes, faults: list[Fault], dice: random.Random) -> tuple[int, list[str]]:
     """Report on all nodes while one fault after the other happens; how many reports, and what happened."""
     done: list[str] = []

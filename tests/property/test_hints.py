@@ -147,6 +147,14 @@ def test_what_waits_is_bounded() -> None:
     assert len(unsent) == 0
 
 
+def test_frames_with_a_hole_between_them_are_left_out() -> None:
+    """A hint that waits at 3 and one that brings only the frame of 5 become a hint at 5 without frames."""
+    unsent = Unsent(max_frame_bytes_each=100)
+    unsent.add(EPOCH, [("a", 3)], {"a": [b"3"]})
+    unsent.add(EPOCH, [("a", 5)], {"a": [b"5"]})
+    assert unsent.take(9) == [Hint("a", 5, EPOCH, [])]
+
+
 def test_an_older_sequence_or_epoch_is_forgotten() -> None:
     """A repeat changes nothing, and hints of a history that is over are not sent."""
     unsent = Unsent(max_frame_bytes_each=100)
