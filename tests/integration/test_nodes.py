@@ -136,7 +136,7 @@ class Nodes:
 async def nodes(*settings: dict[str, Any], dsn: str, dice: random.Random) -> AsyncIterator[Nodes]:
     """A gateway for each of the settings."""
     async with AsyncExitStack() as stack:
-        gateways = [await stack.enter_async_context(in_process(dsn, **given)) for given in settings]
+        gateways = [await stack.enter_async_context(in_process(**{"dsn": dsn, **given})) for given in settings]
         workers, subscribers = [], []
         for gateway in gateways:
             workers.append(Worker(await stack.enter_async_context(gateway.client()), random.Random(dice.random())))
@@ -200,9 +200,9 @@ async def test_small_events_come_with_their_hints(database: str, seed: int) -> N
     """A node that cannot read the ledger at the moment still brings its clients what is committed on another one."""
     with nats_server() as server:
         async with Proxy(address_of(database)) as proxy:
-            cut_off = LedgerSettings(database_url=through(database, proxy.port), direct_database_url=database)
             settings = {"bus": "nats", "bus_url": server.url, "reread_seconds": NEVER_SECONDS}
-            async with nodes(settings, {**settings, "ledger": cut_off}, dsn=database, dice=random.Random(seed)) as two:
+            cut_off = {**settings, "dsn": through(database, proxy.port)}
+            async with nodes(settings, cut_off, dsn=database, dice=random.Random(seed)) as two:
                 async with two.gateways[0].client() as worker, two.gateways[1].client() as client:
                     await client.ask(type="subscribe", tasks=[{"task_id": "far"}], wait_ms=60_000)
                     await client.expect("subscribed", waiting=True)
