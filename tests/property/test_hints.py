@@ -88,6 +88,16 @@ def test_what_is_no_message_is_garbled(raw: bytes) -> None:
             read(raw)
 
 
+def test_many_hints_become_several_messages() -> None:
+    """As few as hold them, none too long, and nothing is left out."""
+    many = [Hint(f"{number:032x}", 1, EPOCH, [b"{}"]) for number in range(100)]
+    messages = hints.encode(NODE, EPOCH, many, max_bytes=1_000)
+    assert len(messages) == 5
+    assert max(map(len, messages)) <= 1_000
+    assert [hint.key for message in messages for hint in hints.decode(message)] == [hint.key for hint in many]
+    assert hints.encode(NODE, EPOCH, [], max_bytes=1_000) == []
+
+
 def test_bad_utf8_and_deep_nesting_are_garbled() -> None:
     """What would break whoever reads a frame later does not get in."""
     message = hints.encode(NODE, EPOCH, [Hint("k", 1, EPOCH, [b'{"m":"\xff"}'])], max_bytes=1_000)[0]
