@@ -1,7 +1,7 @@
 """Hints by NATS: a subject per task, so that each node hears of the tasks that are watched on it, and of no others.
 
 Core NATS, no JetStream: the ledger keeps, the bus only tells. The client library makes a connection; making it again
-is the carrier's. Measured on two cores: 8 µs of CPU for a hint that is sent, 5 µs for one that comes (`nats-py` 2.16).
+is the carrier's.
 """
 
 from __future__ import annotations
