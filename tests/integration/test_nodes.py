@@ -28,6 +28,7 @@ TASKS = [f"job-{number}" for number in range(12)]
 NEVER_SECONDS = 3_600.0
 FAULT_SECONDS = float(os.environ.get("LEDGERWIRE_TEST_SECONDS") or 6)
 CONVERGED_SECONDS = 4.0  # the promise is 2 s, on a machine that has nothing else to do
+pytestmark = pytest.mark.timeout(FAULT_SECONDS + 120)
 Fault = Callable[[random.Random], Awaitable[str]]
 
 
