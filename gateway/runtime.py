@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from gateway.auth import Anyone, Authenticator, TokenFile
 from gateway.bus.choice import chosen
+from gateway.bus.port import Hint
 from gateway.connection import Connection
 from gateway.http import app as http_app
 from gateway.http.ops import Health
@@ -115,9 +116,14 @@ async def running(settings: GatewaySettings, dsn: str, *, reread_seconds: float 
         hub = Hub(
             Reader(pools.control, lease_ms=lease_ms, history=history), bus, reread_seconds=reread_seconds
         )  # clients' reads must not keep it from looking after everybody
-        await bus.start(hub.hinted, hub.missed)
-        stack.push_async_callback(bus.close)
         writer = Writer(pools.write, hub, settings.ledger, history)
+
+        def on_hint(hint: Hint) -> None:
+            writer.overtaken(hint.key, hint.seq)
+            hub.hinted(hint)
+
+        await bus.start(on_hint, hub.missed)
+        stack.push_async_callback(bus.close)
         writer.start()
         stack.push_async_callback(writer.close, settings.drain_seconds / 2)
         reaper = Reaper(writer, settings.ledger, settings.ledger.direct_database_url or dsn)

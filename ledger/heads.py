@@ -37,6 +37,12 @@ class Heads:
         if len(self.states) > REMEMBERED_TASKS:
             self.states.popitem(last=False)
 
+    def overtaken(self, key: Key, seq: int) -> None:
+        """Somebody else has come so far with a task: better read than tried in vain."""
+        state = self.states.get(key)
+        if state is not None and state.seq < seq:
+            del self.states[key]
+
     def answered(self, copy: str, epoch: str) -> None:
         """This copy of the ledger has answered to what was asked in this epoch."""
         if copy != self.copy:

@@ -84,6 +84,10 @@ class Shard:
         """Remember nothing of any task."""
         self._heads.states.clear()
 
+    def overtaken(self, key: Key, seq: int) -> None:
+        """Somebody else has come so far with a task."""
+        self._heads.overtaken(key, seq)
+
     async def flush(self) -> None:
         while self.waiting:
             self._idle.clear()

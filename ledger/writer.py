@@ -19,7 +19,7 @@ from typing import Final
 from ledger.batch import Answer, Outcome
 from ledger.epoch import History
 from ledger.errors import Busy, LedgerError, Unavailable
-from ledger.model import Request, task_key
+from ledger.model import Key, Request, task_key
 from ledger.pending import Pending, payload_bytes
 from ledger.pool import Lane
 from ledger.settings import LedgerSettings
@@ -90,7 +90,7 @@ class Writer:
         if self._closing:
             raise Unavailable("This server is shutting down; send the report again.", retry_after_ms=1000)
         key = task_key(request.tenant, request.task_id)
-        shard = self._shards[hash(key) % len(self._shards)]
+        shard = self._shard_of(key)
         now = time.monotonic()
         size = payload_bytes(request)
         if not self._has_room() or self._large_bytes + size > QUEUE_BYTES:
@@ -103,6 +103,13 @@ class Writer:
             tell = partial(self._release, size, tell)
         digest = request.digest or next(self._marks)
         shard.offer(Pending(key, request, digest, size=size, deadline=now + self._queue_wait_seconds, tell=tell))
+
+    def overtaken(self, key: Key, seq: int) -> None:
+        """Another node says that it has come so far with a task. Need not be true."""
+        self._shard_of(key).overtaken(key, seq)
+
+    def _shard_of(self, key: Key) -> Shard:
+        return self._shards[hash(key) % len(self._shards)]
 
     def _release(self, size: int, tell: Callable[[Outcome], None], outcome: Outcome) -> None:
         self._large_bytes -= size
