@@ -94,7 +94,7 @@ class Nodes:
         async def well() -> bool:
             return all([(await self.bus(place))["healthy"] for place in range(len(self.gateways))])
 
-        await eventually(well, within_seconds=15, what="every bus is well")
+        await eventually(well, what="every bus is well")
 
     async def converged(self, *, within_seconds: float) -> float:
         """Wait until every subscriber has seen all that was acknowledged; how long it took, in seconds."""
@@ -166,7 +166,7 @@ async def test_a_hint_brings_the_event_and_not_the_reread(bus: str, database: st
         async with nodes(settings, settings, dsn=database, dice=dice) as two:
             for _ in range(150):
                 await asyncio.gather(*(worker.report() for worker in two.workers))
-            await two.converged(within_seconds=10)
+            await two.converged(within_seconds=CONVERGED_SECONDS)
             await two.agree_with_the_ledger()
             heard = [(await two.bus(place))["heard"] for place in range(2)]
             late = two.lateness()
@@ -242,8 +242,8 @@ async def judge(made: Nodes, faults: list[Fault], dice: random.Random) -> None:
     await made.agree_with_the_ledger()
     print(f"{reports} reports, {len(happened)} faults, converged in {took:.2f} s: {happened}")  # noqa: T201
     print(f"late by {statistics.median(made.lateness()):.4f} s, at most {made.lateness()[-1]:.2f} s")  # noqa: T201
-    assert reports >= 50 * FAULT_SECONDS
-    assert len(happened) >= FAULT_SECONDS / 2
+    assert reports >= 10 * FAULT_SECONDS
+    assert len(happened) >= FAULT_SECONDS / 3
     await made.all_well()
     heard = [(await made.bus(place))["heard"] for place in range(len(made.gateways))]
     for worker in made.workers:
