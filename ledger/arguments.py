@@ -14,7 +14,7 @@ from ledger.model import Key, Patience, Report
 Column = Sequence[Any]
 
 _ADVANCE: Final[tuple[Encoder, ...]] = (
-    words, words, words, words_or_null, words_or_null, texts, texts, words, payloads,
+    words, words, words, words, words_or_null, texts, texts, words, payloads,
 )  # fmt: skip
 _APPEND: Final[tuple[Encoder, ...]] = (
     words, words, texts, texts, texts, texts, words, words, words, words, words, words_or_null, texts, texts, words,
@@ -35,12 +35,13 @@ def append_arguments(growth: Mapping[Key, Growth[E]], patience: Patience) -> lis
 
 
 def advance_columns(growth: Mapping[Key, Growth[E]]) -> list[Column]:
-    """The 9 columns of `advance.sql`, an element per task in key order."""
+    """The 9 columns of `advance.sql`, an element per transition in key order."""
     rows = []
     for key in sorted(growth):
-        entry, change = growth[key].changes[0]
-        p = change.step
-        rows.append((key, p.seq, p.attempt, p.n, p.progress, p.stage, p.message, entry.digest, p.data))
+        for entry, change in growth[key].changes:
+            s = change.state
+            n = -s.n if change.n is None else s.n  # see schema.sql
+            rows.append((key, s.seq, s.attempt, n, s.progress, s.stage, s.message, entry.digest, change.data))
     return list(zip(*rows, strict=True))
 
 
@@ -58,11 +59,11 @@ def append_columns(growth: Mapping[Key, Growth[E]], patience: Patience) -> list[
             any(isinstance(entry.request, Report) for entry, _ in grown.changes),
         ))  # fmt: skip
         for entry, change in grown.changes:
-            p = change.step
-            n = -change.state.n if p.n is None else p.n  # see schema.sql
+            t = change.state
+            n = -t.n if change.n is None else t.n
             transitions.append((
-                key, p.seq, p.status, p.attempt, n, p.progress, p.stage, p.message, p.cancel, p.reason, entry.digest,
-                entry.request.idem, p.data, p.result, p.error,
+                key, t.seq, t.status, t.attempt, n, t.progress, t.stage, t.message, change.cancel, change.reason,
+                entry.digest, entry.request.idem, change.data, change.result, change.error,
             ))  # fmt: skip
     return [*zip(*tasks, strict=True), *zip(*transitions, strict=True)]
 

@@ -66,25 +66,22 @@ class Found:
 class Growth(Generic[E]):
     """What a batch does to one task, beginning at the sequence `expected`; at least one change."""
 
-    __slots__ = ("_named", "changes", "expected", "state")
+    __slots__ = ("_named", "changes", "expected", "plain", "state")
 
-    state: State
-    """The task's state after the batch."""
-
-    def __init__(self, expected: int) -> None:
+    def __init__(self, expected: int, entry: E, change: Change) -> None:
         self.expected = expected
-        self.changes: list[tuple[E, Change]] = []
+        self.changes = [(entry, change)]
+        self.state = change.state
+        """The task's state after the batch."""
+        self.plain = change.plain
+        """Whether it is all progress, which `advance.sql` can write."""
         self._named: dict[object, Prior] | None = None
-
-    @property
-    def plain(self) -> bool:
-        """Whether `advance.sql` can write it: one change, and that is progress."""
-        return len(self.changes) == 1 and self.changes[0][1].plain
 
     def add(self, entry: E, change: Change) -> None:
         """One more change."""
         self.changes.append((entry, change))
         self.state = change.state
+        self.plain = self.plain and change.plain
 
     def carried(self, request: Request) -> Prior | None:
         """The change of this batch that already carries the request's key or number."""
@@ -93,9 +90,9 @@ class Growth(Generic[E]):
             return None
         named = self._named = {} if self._named is None else self._named
         for entry, change in self.changes[len(named) :]:
-            step = change.step
-            prior = Prior(seq=step.seq, status=step.status, attempt=step.attempt, digest=entry.digest)
-            named[_name_of(entry.request) or step.seq] = prior
+            state = change.state
+            prior = Prior(seq=state.seq, status=state.status, attempt=state.attempt, digest=entry.digest)
+            named[_name_of(entry.request) or state.seq] = prior
         return named.get(name)
 
 
@@ -151,8 +148,9 @@ def fold(entries: Iterable[E], heads: Mapping[Key, State], found: Mapping[E, Fou
         )
         if isinstance(decision, Change):
             if growth is None:
-                growth = out.growth[key] = Growth(state.seq if state is not None else 0)
-            growth.add(entry, decision)
+                out.growth[key] = Growth(0 if state is None else state.seq, entry, decision)
+            else:
+                growth.add(entry, decision)
         elif fresh is None:
             out.postpone(key)
         else:
@@ -177,17 +175,17 @@ def transitions_of(key: Key, growth: Growth[E], at: datetime) -> list[Transition
         Transition(
             key=key,
             task_id=change.state.task_id,
-            seq=change.step.seq,
-            status=change.step.status,
-            attempt=change.step.attempt,
-            progress=change.step.progress,
-            stage=change.step.stage,
-            message=change.step.message,
-            data=change.step.data,
-            result=change.step.result,
-            error=change.step.error,
-            cancel=change.step.cancel,
-            reason=change.step.reason,
+            seq=change.state.seq,
+            status=change.state.status,
+            attempt=change.state.attempt,
+            progress=change.state.progress,
+            stage=change.state.stage,
+            message=change.state.message,
+            data=change.data,
+            result=change.result,
+            error=change.error,
+            cancel=change.cancel,
+            reason=change.reason,
             at=at,
         )
         for _, change in growth.changes

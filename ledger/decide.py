@@ -25,7 +25,6 @@ from ledger.model import (
     Report,
     Request,
     State,
-    Step,
 )
 from ledger.receipts import repeat_of, repeated
 
@@ -92,6 +91,7 @@ def _decide_report(state: State | None, report: Report) -> Change | Receipt | Re
         error_seq=before.error_seq if report.error is None else seq,
         cancel=cancel,
         lease_ms=before.lease_ms if report.lease_ms is None else report.lease_ms,
+        anchor=seq,
     )
     return _change(after, report, n=report.n, cancel=stage, deadline_ms=report.deadline_ms)
 
@@ -110,6 +110,7 @@ def _is_plain(before: State, report: Report) -> bool:
         and report.idem is None
         and report.lease_ms is None
         and report.deadline_ms is None
+        and (report.data is not None or before.data_seq <= before.anchor)
     )
 
 
@@ -127,17 +128,7 @@ def _progress(before: State, report: Report) -> Change:
         message=message,
         data_seq=before.data_seq if report.data is None else seq,
     )
-    step = Step(
-        seq=seq,
-        status=Status.RUNNING,
-        attempt=before.attempt,
-        n=report.n,
-        progress=progress,
-        stage=stage,
-        message=message,
-        data=report.data,
-    )
-    return Change(state=after, step=step, plain=True)
+    return Change(state=after, n=report.n, data=report.data, plain=True)
 
 
 _STAGE_AFTER: Final[Mapping[Move, CancelStage]] = {
@@ -225,6 +216,7 @@ def _decide_create(state: State | None, create: Create) -> Change | Receipt | Re
         data_seq=before.data_seq if create.data is None else seq,
         cancel=cancel,
         lease_ms=before.lease_ms if create.lease_ms is None else create.lease_ms,
+        anchor=seq,
     )
     return _change(after, create, cancel=stage, deadline_ms=create.deadline_ms)
 
@@ -244,6 +236,7 @@ def _decide_cancel(state: State | None, request: CancelRequest) -> Change | Rece
         status=NEXT[before.status][Move.CANCEL],
         seq=seq,
         cancel=Cancel(stage=CancelStage.RECORDED, seq=seq, reason=request.reason),
+        anchor=seq,
     )
     return _change(after, request, cancel=CancelStage.RECORDED, reason=request.reason)
 
@@ -271,6 +264,7 @@ def _decide_lapse(state: State | None, lapse: Lapse) -> Change | Rejection:
         seq=seq,
         error_seq=state.error_seq if error is None else seq,
         cancel=cancel,
+        anchor=seq,
     )
     return _change(after, lapse, cancel=stage, error=error)
 
@@ -285,21 +279,16 @@ def _change(
     error: bytes | None = None,
     deadline_ms: int | None = None,
 ) -> Change:
-    step = Step(
-        seq=after.seq,
-        status=after.status,
-        attempt=after.attempt,
+    return Change(
+        state=after,
         n=n,
-        progress=after.progress,
-        stage=after.stage,
-        message=after.message,
         data=request.data if isinstance(request, Report | Create) else None,
         result=request.result if isinstance(request, Report) else None,
         error=request.error if isinstance(request, Report) else error,
         cancel=cancel,
         reason=reason,
+        deadline_ms=deadline_ms,
     )
-    return Change(state=after, step=step, deadline_ms=deadline_ms)
 
 
 def _illegal(before: State, report: Report) -> Rejection:

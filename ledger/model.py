@@ -43,7 +43,8 @@ class State(Struct, frozen=True, kw_only=True, gc=False):
     """A task's state without its payloads and times: all that `decide` needs.
 
     `created` is false while the task exists only by a report or a cancel. `data_seq`, `result_seq` and `error_seq`
-    name the transition that holds the payload in force, 0 for none.
+    name the transition that holds the payload in force, 0 for none. `anchor` is the last transition that the task's row
+    has taken in; what came since is plain progress (see `Change`).
     """
 
     tenant: str
@@ -63,23 +64,7 @@ class State(Struct, frozen=True, kw_only=True, gc=False):
     error_seq: int = 0
     cancel: Cancel | None = None
     lease_ms: int | None = None
-
-
-class Step(Struct, frozen=True, kw_only=True, gc=False):
-    """One transition to be appended, before it has a time. Payloads are JSON text; None means unchanged."""
-
-    seq: int
-    status: Status
-    attempt: int
-    n: int | None
-    progress: float | None
-    stage: str | None
-    message: str | None
-    data: bytes | None = None
-    result: bytes | None = None
-    error: bytes | None = None
-    cancel: CancelStage | None = None
-    reason: str | None = None
+    anchor: int = 0
 
 
 class Transition(Struct, frozen=True, kw_only=True, gc=False):
@@ -214,14 +199,20 @@ class Prior(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Change(Struct, frozen=True, kw_only=True, gc=False):
-    """The request is to be appended: the state after it, and the step.
+    """The request is to be appended as a transition at `state.seq`: the state after it, and what else it brings.
 
-    `plain` is progress and nothing else: status, attempt and all that is said of a task once are as before.
-    `deadline_ms` from the commit on the task has to be done.
+    Payloads are JSON text; None means unchanged. `cancel` is the stage of a cancel request that is reached by it.
+    `plain` is progress and nothing else: status, attempt and all that is said of a task once are as before, and data is
+    either brought along or in the task's row. `deadline_ms` from the commit on the task has to be done.
     """
 
     state: State
-    step: Step
+    n: int | None = None
+    data: bytes | None = None
+    result: bytes | None = None
+    error: bytes | None = None
+    cancel: CancelStage | None = None
+    reason: str | None = None
     plain: bool = False
     deadline_ms: int | None = None
 

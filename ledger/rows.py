@@ -30,6 +30,7 @@ def state_of(row: asyncpg.Record) -> State | None:
         error_seq=row["error_seq"],
         cancel=_cancel_of(row),
         lease_ms=row["lease_ms"],
+        anchor=row["anchor"],
     )
 
 

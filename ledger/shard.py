@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
@@ -21,9 +21,9 @@ from ledger.arguments import advance_arguments, append_arguments, heads_argument
 from ledger.batch import Answer, Fold, Found, Growth, fold, transitions_of
 from ledger.epoch import History
 from ledger.errors import Busy, OutcomeUnknown, Refused, Unavailable
+from ledger.heads import Heads
 from ledger.literals import NotJson
-from ledger.machine import TERMINAL
-from ledger.model import Key, Patience, Rejection, State, Transition
+from ledger.model import Key, Patience, Rejection, Transition
 from ledger.pending import Pending, take
 from ledger.pool import Lane
 from ledger.receipts import receipt
@@ -33,7 +33,6 @@ from ledger.turns import Turns, out_of_turn
 
 log = structlog.get_logger(__name__)
 
-REMEMBERED_TASKS = 10_000  # heads per shard, about 1 KiB each; a forgotten one costs a read
 RETRY_FIRST_SECONDS = 0.05
 RETRY_MOST_SECONDS = 0.5
 BUSY_RETRY_AFTER_MS = 500
@@ -53,7 +52,7 @@ class Listener(Protocol):
 
 
 class Shard:
-    """One connection, one loop, and the heads of the tasks that passed through it lately."""
+    """One connection, one loop, and the heads of its tasks."""
 
     def __init__(self, lane: Lane, listener: Listener, batch_limit: int, patience: Patience, history: History) -> None:
         self._connection = lane.hold("writer")
@@ -63,7 +62,7 @@ class Shard:
         self._batch_limit = batch_limit
         self._queue: deque[Pending] = deque()
         self._at_work: Sequence[Pending] = ()
-        self._heads: OrderedDict[Key, State] = OrderedDict()
+        self._heads = Heads(history)
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -84,7 +83,7 @@ class Shard:
 
     def forget(self) -> None:
         """Remember nothing of any task."""
-        self._heads.clear()
+        self._heads.states.clear()
 
     async def flush(self) -> None:
         while self.waiting:
@@ -130,7 +129,7 @@ class Shard:
             log.exception("writer_fault", requests=len(batch))
             for pending in batch:
                 pending.resolve(OutcomeUnknown("The server failed while writing; send the same again."))
-            self._heads.clear()
+            self._heads.states.clear()
             return
         now = time.monotonic()
         keep: list[Pending] = []
@@ -164,12 +163,12 @@ class Shard:
         Raises `Unavailable` or `OutcomeUnknown`; entries that were settled before that are answered.
         """
         epoch = self._history.epoch
-        decided = fold(batch, self._heads, {})
+        decided = fold(batch, self._heads.states, {})
         try:
             if decided.stale:
                 found = await self._read([entry for entry in batch if entry.key in decided.stale])
                 epoch = self._history.epoch  # where it is another one, no head is left
-                decided = fold(batch, self._heads, found)
+                decided = fold(batch, self._heads.states, found)
             for key, answers in decided.answers.items():
                 if key not in decided.growth:
                     self._answer(answers)
@@ -198,7 +197,7 @@ class Shard:
     ) -> None:
         """Append what grows with one statement, in the epoch of the decision, and settle it."""
         try:
-            (row,) = await self._connection.fetch(query(name), *arguments, epoch or None)
+            (row,) = await self._connection.fetch(query(name), *arguments, epoch or None, self._heads.copy)
         except (OutcomeUnknown, asyncio.CancelledError):
             # Cancelled at the end of `close`, it may have been sent as well.
             self._note_sent(growth, epoch)
@@ -207,6 +206,7 @@ class Shard:
             # Written, but the history has changed since: whether it has come along is found out as after a lost answer.
             self._note_sent(growth, epoch)
             return
+        self._heads.answered(row["copy"], epoch)
         applied = growth if row["applied"] is None else {key.hex for key in row["applied"]}
         self._settle(growth, decided, applied, row["at"], epoch)
 
@@ -220,13 +220,14 @@ class Shard:
         for key, grown in growth.items():
             self._history.expect(epoch, key, grown.expected)
             for entry, change in grown.changes:
-                entry.sent_seq = min(entry.sent_seq or change.step.seq, change.step.seq)
-        for key, state in self._heads.items():
-            self._history.expect(epoch, key, state.seq)
-        self._heads.clear()
+                entry.sent_seq = min(entry.sent_seq or change.state.seq, change.state.seq)
+        self._heads.doubt(epoch)
 
     async def _refused(self, batch: Sequence[Pending], error: Refused) -> list[Pending]:
         """The database refuses something in the batch: halve it until the culprit stands alone."""
+        if len(batch) == 1 and error.reason == "collision":
+            batch[0].must_read = True
+            return list(batch)
         if len(batch) == 1:
             log.warning("report_refused_by_database", task_id=batch[0].request.task_id, reason=error.reason)
             batch[0].resolve(Rejection(code="bad_request", message=error.sentence))
@@ -260,12 +261,12 @@ class Shard:
         known: list[tuple[Pending, Answer]] = []
         for key, grown in growth.items():
             if key not in applied:
-                self._heads.pop(key, None)
+                self._heads.states.pop(key, None)
                 for entry, _ in grown.changes:
                     entry.must_read = True
                 self._history.expect(epoch, key, grown.expected)
                 continue
-            self._remember(key, grown.state)
+            self._heads.remember(key, grown.state)
             heads.append((key, grown.state.seq))
             if self._listener.watches(key):
                 told += transitions_of(key, grown, at)
@@ -305,15 +306,6 @@ class Shard:
                     log.exception("listener_fault", task_id=answer.task_id)
             entry.say(answer)
 
-    def _remember(self, key: Key, state: State) -> None:
-        if state.status in TERMINAL:
-            self._heads.pop(key, None)
-            return
-        self._heads[key] = state
-        self._heads.move_to_end(key)
-        if len(self._heads) > REMEMBERED_TASKS:
-            self._heads.popitem(last=False)
-
     async def _read(self, entries: Sequence[Pending]) -> dict[Pending, Found]:
         asked_in = self._history.epoch
         try:
@@ -322,6 +314,7 @@ class Shard:
             raise Unavailable(error.sentence, reason=error.reason, retry_after_ms=error.retry_after_ms) from error
         if not self._history.note(rows[0]["epoch"], asked_in):
             raise Unavailable("The ledger's history has changed.", reason="epoch_changed")
+        self._heads.answered(rows[0]["copy"], asked_in)
         found: dict[Pending, Found] = {}
         for row in rows:
             entry = entries[row["ord"]]

@@ -47,6 +47,7 @@ _BY_STATE: Final[Mapping[str, tuple[Verdict, str]]] = {
     # The server rolled back to protect others, or because it could not go on. Not our data's fault.
     "40001": (Verdict.RETRY, "serialization"),
     "40P01": (Verdict.RETRY, "deadlock"),
+    "23505": (Verdict.REJECTED, "collision"),  # somebody else has appended to the task in the same moment
     "40003": (Verdict.UNKNOWN, "completion_unknown"),
     "55P03": (Verdict.RETRY, "lock_timeout"),
     "57014": (Verdict.RETRY, "statement_timeout"),

@@ -19,8 +19,9 @@ create table ledger.epoch (
     started_at timestamptz not null default now()
 );
 
--- One row per task: its newest state. Payloads stay with the transition that brought them (data_seq, result_seq,
--- error_seq; 0 for none), so that an update writes a small row.
+-- One row per task: its state as of `seq`, the last transition that was more than progress. What followed is progress of
+-- the same attempt, and stands in the transitions alone: `ledger.head` joins the two. Payloads stay with the transition
+-- that brought them (data_seq, result_seq, error_seq; 0 for none), so that an update writes a small row.
 create table ledger.task (
     key           uuid        primary key, -- first half of sha256(tenant || 0x1f || task_id)
     tenant        text        not null,
@@ -30,9 +31,9 @@ create table ledger.task (
     created       boolean     not null,    -- false while it exists only by a report or a cancel
     status        text        not null check (status in
         ('pending', 'running', 'cancelling', 'completed', 'failed', 'cancelled', 'lost')),
-    seq           bigint      not null,    -- of its last transition
+    seq           bigint      not null,    -- of the last transition that this row has taken in
     attempt       integer     not null,    -- the hold in force; a lower one is fenced
-    n             integer     not null,    -- the last report accepted from that attempt
+    n             integer     not null,    -- the last number accepted from that attempt
     progress      double precision,
     stage         text,
     message       text,
@@ -44,7 +45,7 @@ create table ledger.task (
     cancel_reason text,
     created_at    timestamptz not null default now(),
     updated_at    timestamptz not null default now(),
-    beat_at       timestamptz,             -- the worker's last sign of life: a report or a beat
+    beat_at       timestamptz,             -- the worker's last sign of life: a beat, or a report that this row has taken in
     lease_ms      integer,                 -- how long the worker may be silent, where it said so itself
     deadline_at   timestamptz,
     due_at        timestamptz default now() -- when the reaper looks next, at the latest; null when it need not
@@ -76,3 +77,31 @@ create table ledger.transition (
 );
 
 create unique index transition_by_idem on ledger.transition (key, idem) where idem is not null;
+
+-- The tasks as they stand. A running task's last transition has all that progress changes, except data that it did not
+-- bring: that is the row's, as whoever appends without data what follows one with data has the row take it in.
+create view ledger.head as
+select
+    t.key, t.tenant, t.task_id, t.kind, t.owner, t.created, t.status, coalesce(p.seq, t.seq) as seq, t.seq as anchor,
+    t.attempt, case when p.seq is null then t.n else abs(p.n) end as n,
+    case when p.seq is null then t.progress else p.progress end as progress,
+    case when p.seq is null then t.stage else p.stage end as stage,
+    case when p.seq is null then t.message else p.message end as message,
+    case when p.brings_data then p.seq else t.data_seq end as data_seq, t.result_seq, t.error_seq,
+    t.cancel_stage, t.cancel_seq, t.cancel_reason, t.created_at, coalesce(p.at, t.updated_at) as updated_at,
+    greatest(t.beat_at, p.at) as beat_at, t.lease_ms, t.deadline_at, t.due_at
+from ledger.task t
+left join lateral (
+    select seq, n, progress, stage, message, data is not null as brings_data, at
+    from ledger.transition
+    where t.status = 'running' and key = t.key and seq > t.seq
+    order by seq desc
+    limit 1
+) p on true;
+
+-- Which history this is, and which copy of it answers: another server, or another database, may lack what was committed.
+create view ledger.copy as
+select e.epoch, d.oid || '@' || extract(epoch from pg_postmaster_start_time()) as copy
+from ledger.epoch e
+join pg_database d on d.datname = current_database()
+where e.only_one; -- as the planner knows, one row

@@ -22,6 +22,12 @@ async def fall_silent(dsn: str, task_id: str) -> None:
         moved = await connection.execute(
             "update ledger.task set beat_at = now() - $2 * interval '1 ms' where task_id = $1", task_id, SILENT_MS
         )
+        await connection.execute(
+            "update ledger.transition set at = now() - $2 * interval '1 ms'"
+            " where key = (select key from ledger.task where task_id = $1)",
+            task_id,
+            SILENT_MS,
+        )
     finally:
         await connection.close()
     assert moved == "UPDATE 1"

@@ -295,7 +295,7 @@ async def test_a_full_queue_says_when_to_come_back(database: str) -> None:
         connection = await asyncpg.connect(database)
         try:
             async with connection.transaction(), aiohttp.ClientSession() as session:
-                await connection.execute("select from ledger.task for update")  # nothing can be appended to it
+                await connection.execute("lock ledger.transition in exclusive mode")  # nothing can be appended
                 await peer.send_many([{"type": "report", "id": i, "task_id": "a"} for i in range(8)])
                 for _ in range(3):
                     reply = await peer.expect("reply", ok=False)

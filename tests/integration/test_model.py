@@ -326,7 +326,7 @@ class Lives(RuleBasedStateMachine):
 
 
 TRANSITIONS: Final = "select * from ledger.transition where key = $1 and seq > $2 order by seq"
-TASK: Final = "select * from ledger.task where key = $1"
+TASK: Final = "select * from ledger.head where key = $1"
 
 
 def compare(shown: Any, happened: Any) -> None:

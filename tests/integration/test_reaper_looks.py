@@ -99,7 +99,7 @@ async def test_thousands_at_once_are_ended_and_reports_are_not_starved(database:
         answered = await working
         await counting
         async with connected(database) as connection:
-            rows = await connection.fetch("select status, seq, count(*) from ledger.task group by 1, 2")
+            rows = await connection.fetch("select status, seq, count(*) from ledger.head group by 1, 2")
         print(f"looks={looks} answered={answered} most waiting={most}")  # noqa: T201 - shown with -s and on failure
         by_state = {(row["status"], row["seq"]): row["count"] for row in rows}
         assert by_state == {("lost", 2): count, ("running", answered): 1}
@@ -159,7 +159,7 @@ async def test_two_that_both_believe_to_be_the_one_do_no_harm(database: str) -> 
         told = [step.task_id for each in (one, two) for step in each.heard.transitions if step.status == "lost"]
         assert len(told) == len(set(told)) == 490
         async with connected(database) as connection:
-            states = await connection.fetch("select status, seq, count(*) from ledger.task group by 1, 2")
+            states = await connection.fetch("select status, seq, count(*) from ledger.head group by 1, 2")
     assert {tuple(row) for row in states} == {("lost", 2, 490), ("running", 2, len(alive))}
 
 

@@ -108,7 +108,7 @@ async def test_a_pipelining_worker_loses_nothing_to_an_answer_to_come_again(data
     async with in_process(database, ledger=settings) as gateway, gateway.client() as worker:
         assert (await worker.ask(id=0, type="report", task_id="line", attempt=1, n=1))["ok"]
         async with connection.transaction():
-            await connection.execute("lock ledger.task in access exclusive mode")
+            await connection.execute("lock ledger.transition in access exclusive mode")
             await worker.send(type="report", id=2, task_id="line", attempt=1, n=2, data="second")
             while (first := await worker.receive())["type"] == "notice":
                 pass

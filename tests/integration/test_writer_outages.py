@@ -15,7 +15,7 @@ from ledger.model import (
     Receipt,
     Rejection,
 )
-from tests.support.ledgers import Ledger, appends_waiting, ledger, messages, report, row_locked, sequences
+from tests.support.ledgers import Ledger, appends_waiting, ledger, messages, place_held, report, sequences
 from tests.support.node import connected
 from tests.support.postgres import address_of, through
 from tests.support.proxy import Link, Proxy
@@ -164,8 +164,8 @@ async def test_a_statement_that_commits_late_is_found_wherever_it_put_the_report
         async with ledger(through(database, proxy.port), queue_wait_seconds=1.0, write_pool_max=1) as it:
             await it.receipt(report("a", message="begin"))
             await it.receipt(report("other", message="begin"))
-            async with row_locked(database, "a"):
-                async with row_locked(database, "other"):
+            async with place_held(database, "a"):
+                async with place_held(database, "other"):
                     other = it.writer.submit(report("other", message="other"))
                     await eventually(lambda: appends_waiting(database))
                     early = it.writer.submit(report("a", message="early"))
@@ -194,7 +194,7 @@ async def test_a_report_is_not_taken_for_another_that_says_the_same(database: st
     async with Proxy(address_of(database)) as proxy, ledger(database) as two:
         async with ledger(through(database, proxy.port), write_pool_max=1) as one:
             await one.receipt(report(progress=0))
-            async with row_locked(database, "a"):
+            async with place_held(database, "a"):
                 lost = one.writer.submit(report(attempt=1, n=1, progress=50))
                 waiting = await eventually(lambda: appends_waiting(database))
                 proxy.set(Link.RESET)

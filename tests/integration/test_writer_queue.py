@@ -12,7 +12,7 @@ from ledger.model import (
 )
 from ledger.pending import BATCH_BYTES
 from ledger.writer import QUEUE_BYTES
-from tests.support.ledgers import appends_waiting, ledger, messages, report, row_locked, sequences
+from tests.support.ledgers import appends_waiting, ledger, messages, place_held, report, sequences
 from tests.support.waiting import eventually
 
 
@@ -20,7 +20,7 @@ async def test_a_full_queue_says_busy_and_takes_reports_again_later(database: st
     """At the bound a report is refused at once, with a time to come back; those that were taken are all committed."""
     async with ledger(database, queue_limit=50) as it:
         await it.receipt(report(progress=0))
-        async with row_locked(database, "a"):
+        async with place_held(database, "a"):
             taken = [it.writer.submit(report(progress=1)) for _ in range(50)]
             with pytest.raises(Busy) as refused:
                 await it.writer.submit(report(progress=1))
@@ -37,7 +37,7 @@ async def test_a_queue_is_full_of_bytes_too(database: str) -> None:
     large = b'"' + b"x" * 1_000_000 + b'"'
     async with ledger(database) as it:
         await it.receipt(report(progress=0))
-        async with row_locked(database, "a"):
+        async with place_held(database, "a"):
             taken = [it.writer.submit(report(data=large)) for _ in range(QUEUE_BYTES // len(large))]
             with pytest.raises(Busy):
                 await it.writer.submit(report(data=large))
@@ -62,7 +62,7 @@ async def test_close_does_not_call_unwritten_what_it_has_sent(database: str) -> 
     """When its time is over, a report whose statement is under way is unknown; one that never left is unavailable."""
     async with ledger(database, batch_limit=1, write_pool_max=1) as it:
         await it.receipt(report(message="begin"))
-        async with row_locked(database, "a"):
+        async with place_held(database, "a"):
             under_way = it.writer.submit(report(message="under way"))
             queued = it.writer.submit(report(message="queued"))
             await eventually(lambda: appends_waiting(database))

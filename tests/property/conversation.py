@@ -23,6 +23,6 @@ class Conversation:
             self.state = decision.state
             self.changes.append(decision)
             if name is not None:
-                step = decision.step
-                self.priors[name] = Prior(seq=step.seq, status=step.status, attempt=step.attempt, digest=digest)
+                state = decision.state
+                self.priors[name] = Prior(seq=state.seq, status=state.status, attempt=state.attempt, digest=digest)
         return decision

@@ -30,8 +30,9 @@ from gateway.protocol.effects import (
     Watch,
 )  # fmt: skip
 from gateway.protocol.session import Session
+from ledger.batch import Entry, Growth, transitions_of
 from ledger.machine import TERMINAL, Liveness, Status
-from ledger.model import Change, Head, Receipt, Rejection, Request, Task, Transition, advance, task_key
+from ledger.model import Change, Head, Receipt, Rejection, Request, Task, advance, task_key
 from ledger.receipts import receipt
 from tests.property.conversation import Conversation
 
@@ -63,12 +64,9 @@ class PaperTasks:
         decision = talk.ask(request, request.digest or f"{self._requests:032x}")
         if not isinstance(decision, Change):
             return decision
-        step, state = decision.step, decision.state
-        transition = Transition(
-            key=key, task_id=state.task_id, seq=step.seq, status=step.status, attempt=step.attempt,
-            progress=step.progress, stage=step.stage, message=step.message, data=step.data, result=step.result,
-            error=step.error, cancel=step.cancel, reason=step.reason, at=NOW,
-        )  # fmt: skip
+        state = decision.state
+        entry = Entry(key, request, "")
+        (transition,) = transitions_of(key, Growth(state.seq - 1, entry, decision), NOW)
         snapshots = self.snapshots.setdefault(key, [])
         before = snapshots[-1] if snapshots else unborn(key, state.task_id)
         snapshots.append(advance(before, transition))
@@ -77,7 +75,7 @@ class PaperTasks:
         if event.shows_life:
             self.late.discard(key)
         elif key in self.late:
-            self.late_at[key].add(step.seq)
+            self.late_at[key].add(state.seq)
         return receipt(decision)
 
     def head(self, key: str) -> int:

@@ -88,24 +88,36 @@ class PaperLedger:
                 assert placed > told_before if step["n"] > 0 else placed >= told_before
                 log.append({**step, "at": self.now})
         for key in applied:
-            assert self.tasks[key]["seq"] == len(self.transitions[key])
-            self._check_due(self.tasks[key])
+            head = self.head(key)
+            assert head is not None
+            assert head["seq"] == len(self.transitions[key])
+            self._check_due(head)
         return applied
 
+    def head(self, key: str) -> Row | None:
+        """`ledger.head`: a task's row, and the progress that it has not taken in."""
+        task, log = self.tasks.get(key), self.transitions.get(key, [])
+        if task is None:
+            return None
+        head = {**task, "anchor": task["seq"]}
+        if task["status"] != "running" or len(log) <= task["seq"]:
+            return head
+        last = log[-1]
+        data_seq = task["data_seq"] if last["data"] is None else last["seq"]
+        head |= {name: last[name] for name in ("seq", "progress", "stage", "message")}
+        return head | {"n": abs(last["n"]), "data_seq": data_seq, "beat_at": last["at"]}
+
     def _advance(self, steps: list[Row]) -> tuple[set[str], list[Row]]:
-        assert [step["key"] for step in steps] == sorted({step["key"] for step in steps})
+        """The statement fails by the primary key where a task has moved on; here is what comes of it in the end."""
+        assert [(step["key"], step["seq"]) for step in steps] == sorted({(step["key"], step["seq"]) for step in steps})
         applied = set()
-        for step in steps:
-            task = self.tasks.get(step["key"])
-            if task is None or task["seq"] != step["seq"] - 1:
+        first = {step["key"]: step["seq"] for step in reversed(steps)}
+        for key, seq in first.items():
+            head = self.head(key)
+            if head is None or head["seq"] != seq - 1:
                 continue
-            assert task["status"] == "running"  # as it was when this was decided: the sequence says so
-            applied.add(step["key"])
-            task |= {name: step[name] for name in ("seq", "progress", "stage", "message")}
-            step["n"] = -task["n"] if step["n"] is None else step["n"]
-            task["n"] = abs(step["n"])
-            task["data_seq"] = task["data_seq"] if step["data"] is None else step["seq"]
-            task["beat_at"] = self.now
+            assert head["status"] == "running"  # as it was when this was decided: the sequence says so
+            applied.add(key)
         more = {"status": "running", "cancel": None, "reason": None, "idem": None, "result": None, "error": None}
         return applied, [{**step, **more} for step in steps]
 
@@ -116,7 +128,7 @@ class PaperLedger:
             expected, deadline_ms, due_ms, heard = (
                 head.pop(name) for name in ("expected", "deadline_ms", "due_ms", "heard")
             )
-            known = self.tasks.get(head["key"])
+            known = self.head(head["key"])
             if (known["seq"] if known is not None else 0) != expected:
                 continue
             applied.add(head["key"])
@@ -155,7 +167,7 @@ class PaperLedger:
         return [self._found(row) for row in rows_of(HEADS_COLUMNS, heads_arguments(entries))]
 
     def _found(self, wanted: Row) -> Found:
-        task = self.tasks.get(wanted["key"])
+        task = self.head(wanted["key"])
         log = self.transitions.get(wanted["key"], [])
         unnamed = wanted["idem"] is None and wanted["n"] is None and wanted["sent_seq"] is not None
         own = [row for row in log if unnamed and row["seq"] >= wanted["sent_seq"] and row["digest"] == wanted["digest"]]

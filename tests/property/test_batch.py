@@ -95,7 +95,7 @@ class PaperWriter:
     def _remember_places(self, growth: Mapping[str, Growth[Submission]]) -> None:
         for grown in growth.values():
             for entry, change in grown.changes:
-                entry.sent_seq = min(entry.sent_seq or change.step.seq, change.step.seq)
+                entry.sent_seq = min(entry.sent_seq or change.state.seq, change.state.seq)
         self.memory.clear()
 
     def _settle(self, decided: Fold[Submission], growth: Mapping[str, Growth[Submission]], applied: set[str]) -> None:

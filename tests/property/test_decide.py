@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from ledger.batch import Entry, Growth, transitions_of
 from ledger.decide import decide
 from ledger.machine import NEXT, TERMINAL, CancelStage, Move, Status
 from ledger.model import (
@@ -30,7 +31,6 @@ from ledger.model import (
     Request,
     State,
     Task,
-    Transition,
     advance,
     task_key,
 )
@@ -86,6 +86,7 @@ def states() -> Iterator[State]:
                 data_seq=2,
                 error_seq=6,
                 cancel=cancel,
+                anchor=6,
             )
 
 
@@ -146,8 +147,8 @@ def test_every_report_in_every_status_follows_the_table() -> None:
         decision = decide(state, report, None)
         if isinstance(decision, Change):
             seen["accepted"] += 1
-            assert decision.state.status is decision.step.status is after
-            assert decision.state.seq == decision.step.seq == (0 if state is None else state.seq) + 1
+            assert decision.state.status is decision.state.status is after
+            assert decision.state.seq == decision.state.seq == (0 if state is None else state.seq) + 1
         elif isinstance(decision, Rejection) and decision.code == "illegal_transition":
             seen["illegal"] += 1
             assert after is None
@@ -187,10 +188,9 @@ def test_every_lapse_in_every_status_follows_the_table() -> None:
             stage = CancelStage.FORCED if lapse.why == "cancel" else CancelStage.TOO_LATE
         error_seq = state.error_seq if lapse.why == "cancel" else 8
         cancel = state.cancel if stage is None or state.cancel is None else replace(state.cancel, stage=stage)
-        assert decision.state == replace(state, status=after, seq=8, error_seq=error_seq, cancel=cancel)
-        step = decision.step
-        assert (step.status, step.cancel, step.reason, step.data, step.result) == (after, stage, None, None, None)
-        assert (step.error is None) is (lapse.why == "cancel")
+        assert decision.state == replace(state, status=after, seq=8, error_seq=error_seq, cancel=cancel, anchor=8)
+        assert (decision.cancel, decision.reason, decision.data, decision.result) == (stage, None, None, None)
+        assert (decision.error is None) is (lapse.why == "cancel")
         assert (decision.plain, decision.deadline_ms) == (False, None)
         ended += 1
     assert ended == 2 * ((2 + 2) + (1 + 2 + 2) + 2)
@@ -203,12 +203,15 @@ def test_what_goes_the_short_way_is_progress_and_no_more() -> None:
         change = decide(state, report, None)
         if not isinstance(change, Change):
             continue
-        after, step = change.state, change.step
+        after = change.state
+        assert after.anchor == (state.anchor if change.plain else after.seq)
         if change.plain:
             kept = {name: getattr(after, name) for name in ("seq", "n", "progress", "stage", "message", "data_seq")}
             assert after == replace(state, **kept)
-            assert (after.status, step.status, step.attempt) == (Status.RUNNING, Status.RUNNING, after.attempt)
-            assert (step.result, step.error, step.cancel, step.reason) == (None,) * 4
+            assert after.status is Status.RUNNING
+            assert (change.result, change.error, change.cancel, change.reason) == (None,) * 4
+            # The data in force is found in the last transition or in the task's row, and nowhere between.
+            assert after.data_seq == after.seq or after.data_seq <= after.anchor
             assert (change.deadline_ms, report.idem, report.lease_ms) == (None,) * 3
             short += 1
         usual = says in {"nothing", "running"} and report.attempt in {None, 2} and report.result is None
@@ -237,11 +240,11 @@ def test_what_a_report_leaves_out_is_kept_and_null_clears() -> None:
         for member in ("progress", "stage", "message"):
             said = getattr(report, member)
             wanted = getattr(state, member) if said is UNSET else said
-            assert getattr(after, member) == getattr(change.step, member) == wanted
+            assert getattr(after, member) == wanted
         for member in ("data", "result", "error"):
             said = getattr(report, member)
             assert getattr(after, f"{member}_seq") == (getattr(state, f"{member}_seq") if said is None else after.seq)
-            assert getattr(change.step, member) == said
+            assert getattr(change, member) == said
         assert after.kind == "import"  # it was named before
         assert after.owner == report.owner
         assert (after.created, after.tenant, after.task_id) == (state.created, TENANT, TASK)
@@ -258,11 +261,11 @@ def test_a_higher_attempt_holds_the_task_and_a_number_grows_within_it() -> None:
             continue
         after = change.state
         wanted = 3 if report.attempt == "new" else report.attempt or 2
-        assert after.attempt == change.step.attempt == wanted
+        assert after.attempt == change.state.attempt == wanted
         assert (after.n > state.n) if report.n is not None and wanted == 2 else True
         kept = 3 if wanted == 2 else 0
         assert after.n == (kept if report.n is None else report.n)
-        assert change.step.n == report.n
+        assert change.n == report.n
         holds += after.attempt > state.attempt
     assert holds >= 100
 
@@ -319,14 +322,15 @@ def test_every_conversation_goes_as_the_document_says(asked: list[Request]) -> N
         assert told_of(talk.ask(request, digest)) == paper.happen(request, digest), request
         assert len(talk.changes) == paper.seq
     for change, happened in zip(talk.changes, paper.log, strict=True):
-        for member in ("seq", "status", "attempt", "progress", "stage", "message", "data", "result"):
-            assert getattr(change.step, member) == getattr(happened, member), member
+        for member in ("seq", "status", "attempt", "progress", "stage", "message"):
+            assert getattr(change.state, member) == getattr(happened, member), member
+        assert (change.data, change.result) == (happened.data, happened.result)
         if happened.error_code is None:
-            assert change.step.error == happened.error
+            assert change.error == happened.error
         else:
-            assert json.loads(change.step.error or b"")["code"] == happened.error_code
+            assert json.loads(change.error or b"")["code"] == happened.error_code
         assert change.deadline_ms == happened.deadline_ms
-        assert (change.step.cancel, change.step.reason) == (happened.cancel, happened.reason)
+        assert (change.cancel, change.reason) == (happened.cancel, happened.reason)
     if talk.state is not None:
         for member in (
             "kind",
@@ -361,17 +365,13 @@ def test_a_snapshot_advanced_by_each_transition_is_the_state(asked: list[Request
     )  # fmt: skip
     payloads: dict[str, dict[int, bytes | None]] = {"data": {0: None}, "result": {0: None}, "error": {0: None}}
     for change in talk.changes:
-        step, state = change.step, change.state
-        transition = Transition(
-            key=task.key, task_id=TASK, seq=step.seq, status=step.status, attempt=step.attempt, progress=step.progress,
-            stage=step.stage, message=step.message, data=step.data, result=step.result, error=step.error,
-            cancel=step.cancel, reason=step.reason, at=NOW,
-        )  # fmt: skip
+        state = change.state
+        (transition,) = transitions_of(task.key, Growth(state.seq - 1, Entry(task.key, _report(), ""), change), NOW)
         task = advance(task, transition)
         for member in ("status", "seq", "attempt", "progress", "stage", "message", "cancel"):
             assert getattr(task, member) == getattr(state, member), member
         for member, held in payloads.items():
-            held[step.seq] = getattr(step, member)
+            held[state.seq] = getattr(change, member)
             assert getattr(task, member) == held[getattr(state, f"{member}_seq")], member
         is_open = state.cancel is not None and state.cancel.stage in {CancelStage.RECORDED, CancelStage.DELIVERED}
         assert is_open is (state.status is Status.CANCELLING)

@@ -102,14 +102,19 @@ def report(task_id: str = "a", *, tenant: str = TENANT, **members: Any) -> Repor
 
 
 @asynccontextmanager
-async def row_locked(dsn: str, task_id: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """Hold a task's row: an append to it has to wait on the server."""
-    async with connected(dsn) as connection, connection.transaction():
+async def place_held(dsn: str, task_id: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """Hold the place of a task's next transition: an append to it has to wait on the server."""
+    async with connected(dsn) as connection:
+        holding = connection.transaction()
+        await holding.start()
         held = await connection.fetchval(
-            "select seq from ledger.task where key = $1 for update", task_key(TENANT, task_id)
+            "insert into ledger.transition (key, seq, status, attempt, n, digest)"
+            " select key, seq + 1, status, attempt, n, key from ledger.head where key = $1 returning seq",
+            task_key(TENANT, task_id),
         )
         assert held is not None
         yield connection
+        await holding.rollback()
 
 
 async def appends_waiting(dsn: str) -> list[int]:
@@ -123,12 +128,12 @@ async def appends_waiting(dsn: str) -> list[int]:
 
 
 async def sequences(dsn: str) -> dict[str, list[int]]:
-    """Every task's transitions as the tables have them, in order; checks that the task row agrees with the last."""
+    """Every task's transitions as the tables have them, in order; checks that the task's head agrees with the last."""
     async with connected(dsn) as connection:
         rows = await connection.fetch(
             "select t.tenant || '/' || t.task_id as name, t.seq,"
             " coalesce(array_agg(p.seq order by p.seq) filter (where p.seq is not null), '{}') as seqs"
-            " from ledger.task t left join ledger.transition p using (key) group by t.key"
+            " from ledger.head t left join ledger.transition p using (key) group by t.key, t.tenant, t.task_id, t.seq"
         )
     for row in rows:
         assert row["seqs"] == list(range(1, row["seq"] + 1)), f"{row['name']} has holes: {row['seqs']}"

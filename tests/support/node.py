@@ -85,7 +85,7 @@ class Node(Asking):
         """The task's row, and how it stands to the server's clock."""
         async with connected(self.dsn) as connection:
             row = await connection.fetchrow(
-                "select *, now(), extract(epoch from due_at - now())::float as due_in from ledger.task where key = $1",
+                "select *, now(), extract(epoch from due_at - now())::float as due_in from ledger.head where key = $1",
                 task_key(TENANT, task_id),
             )
         assert row is not None

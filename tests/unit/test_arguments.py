@@ -69,9 +69,10 @@ def test_the_columns_of_a_statement_are_in_the_order_of_the_keys() -> None:
     assert [len(column) for column in columns] == [4] * 24 + [8] * 15
     assert [list(columns[place]) for place in (0, 1)] == [keys, [5] * 4]
     assert [list(columns[place]) for place in (24, 25)] == [[key for key in keys for _ in range(2)], [6, 7] * 4]
-    columns = advance_columns(fold(asked[::2], heads, {}).growth)
+    columns = advance_columns(fold(asked, heads, {}).growth)
     assert [list(column) for column in columns] == [
-        keys, [6] * 4, [0] * 4, [None] * 4, [None] * 4, [None] * 4, [None] * 4, [MARK] * 4, [b"1"] * 4,
+        [key for key in keys for _ in range(2)], [6, 7] * 4, [0] * 8, [0] * 8, [None] * 8, [None] * 8, [None] * 8,
+        [MARK] * 8, [b"1"] * 8,
     ]  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def test_a_change_may_rest_on_a_memory() -> None:
     assert (decided.stale, decided.answers) == (set(), {})
     growth = decided.growth[KEY]
     assert growth.expected == 5
-    assert [(own, change.step.seq) for own, change in growth.changes] == [(first, 6), (second, 7)]
+    assert [(own, change.state.seq) for own, change in growth.changes] == [(first, 6), (second, 7)]
     assert growth.state.seq == 7
 
 
@@ -82,7 +82,7 @@ def test_what_is_likely_the_first_of_its_task_is_decided_without_a_read() -> Non
         known = fold([guessed], {}, {guessed: Found(state=STATE, prior=None)})
         assert (known.stale, KEY in known.growth or KEY in known.answers) == (set(), True)
     begun = fold([entry(create), entry(report(attempt=1, n=1, digest=MARK))], {}, {})
-    assert [change.step.seq for _, change in begun.growth[KEY].changes] == [1, 2]
+    assert [change.state.seq for _, change in begun.growth[KEY].changes] == [1, 2]
 
 
 def test_a_first_report_that_cannot_be_is_read_after_all() -> None:
@@ -107,11 +107,29 @@ def test_a_lapse_rests_on_the_task_as_it_stood() -> None:
     assert both.stale == {KEY}
 
 
-def test_one_progress_of_a_task_goes_the_short_way() -> None:
-    """Two of one task, and all else, need the general statement."""
+def test_progress_goes_the_short_way() -> None:
+    """However much there is of it; all else needs the general statement."""
     assert fold([entry(report(progress=1.0))], {KEY: STATE}, {}).growth[KEY].plain
-    assert not fold([entry(report()), entry(report())], {KEY: STATE}, {}).growth[KEY].plain
+    assert fold([entry(report()), entry(report(data=b"1"))], {KEY: STATE}, {}).growth[KEY].plain
     assert not fold([entry(report(lease_ms=5_000))], {KEY: STATE}, {}).growth[KEY].plain
+    assert (
+        not fold([entry(report()), entry(report(lease_ms=5_000)), entry(report())], {KEY: STATE}, {}).growth[KEY].plain
+    )
+
+
+def test_data_in_force_is_in_the_last_transition_or_in_the_row() -> None:
+    """Progress without data behind progress with data has the row take it in."""
+    heads = {KEY: STATE}
+    for said, plain, anchor in (
+        (report(), True, STATE.anchor),
+        (report(data=b"1"), True, STATE.anchor),
+        (report(data=b"2"), True, STATE.anchor),
+        (report(), False, STATE.seq + 4),
+        (report(), True, STATE.seq + 4),
+    ):
+        growth = fold([entry(said)], heads, {}).growth[KEY]
+        assert (growth.plain, growth.state.anchor) == (plain, anchor)
+        heads[KEY] = growth.state
 
 
 def test_one_task_that_must_be_read_does_not_hold_up_the_others() -> None:
@@ -142,7 +160,7 @@ def test_a_repeat_within_a_batch_finds_the_first() -> None:
     keyed = [entry(report(idem=OTHER, digest=MARK)) for _ in range(2)]
     found = {one: Found(state=STATE, prior=None) for one in [*same, changed, *keyed]}
     decided = fold([*same, changed, *keyed], {}, found)
-    assert [change.step.seq for _, change in decided.growth[KEY].changes] == [6, 7]
+    assert [change.state.seq for _, change in decided.growth[KEY].changes] == [6, 7]
     answers = [answer for _, answer in decided.answers[KEY]]
     repeat, reused, again = answers
     assert isinstance(repeat, Receipt)
@@ -178,7 +196,7 @@ def test_the_same_content_under_another_name_is_not_ones_own() -> None:
     lost = entry(report(attempt=1, n=4, digest=MARK), sent_seq=6)
     moved_on = State(tenant="t", task_id="a", status=Status.RUNNING, seq=6, attempt=1, n=3)
     decided = fold([lost], {}, {lost: Found(state=moved_on, prior=None)})
-    assert [change.step.seq for _, change in decided.growth[KEY].changes] == [7]
+    assert [change.state.seq for _, change in decided.growth[KEY].changes] == [7]
 
 
 def test_readers_are_told_the_transitions_with_the_time_of_the_commit() -> None:

@@ -1,34 +1,22 @@
--- Group commit of progress: one transition for each of many running tasks. One statement, one commit.
+-- Group commit of progress: transitions of running tasks, and nothing else. One statement, one commit.
 --
--- Array literals, one element per task, sorted by key: two batches cannot deadlock. $9 is joined by the unit separator.
--- A task whose sequence is not the one before `seq` has moved on since the decision; nothing of it is written. Nor is
--- anything where the ledger's history is no more the one of the decision: $10, null when it is not known yet.
--- `applied` is null when all were applied, else the keys of those that were.
+-- Array literals, one element per transition, sorted by key and sequence: two batches cannot deadlock. $9 is joined by the
+-- unit separator. The primary key is the comparison: where somebody else has appended to one of the tasks since the
+-- decision, the statement fails. Nothing is written where the ledger's history is no more the one of the decision, $10, or
+-- the copy of it another one, $11 (null: not known yet), so that no memory can be ahead of what is there.
+-- `applied` is null when all were applied, else empty.
 with history as materialized (
-    select epoch, $10::text is null or epoch = $10 as same from ledger.epoch
+    select epoch, copy, ($10::text is null or epoch = $10) and ($11::text is null or copy = $11) as same from ledger.copy
 ),
-step as materialized (
-    select *
+noted as (
+    insert into ledger.transition (key, seq, status, attempt, n, progress, stage, message, digest, data)
+    select key, seq, 'running', attempt, n, progress, stage, message, digest, data
     from unnest(
         $1::text::uuid[], $2::text::bigint[], $3::text::integer[], $4::text::integer[],
         $5::text::double precision[], $6::text::text[], $7::text::text[], $8::text::uuid[],
         string_to_array($9::text, e'\x1f', '')::json[]
     ) as s (key, seq, attempt, n, progress, stage, message, digest, data)
-),
-grown as (
-    update ledger.task t
-    set seq = s.seq, n = coalesce(s.n, t.n), progress = s.progress, stage = s.stage, message = s.message,
-        data_seq = case when s.data is null then t.data_seq else s.seq end, updated_at = now(), beat_at = now()
-    from step s
-    where t.key = s.key and t.seq = s.seq - 1 and (select same from history)
-    returning s.key, s.seq, s.attempt, coalesce(s.n, -t.n) as n, s.progress, s.stage, s.message, s.data, s.digest
-),
-noted as (
-    insert into ledger.transition (key, seq, status, attempt, n, progress, stage, message, data, digest)
-    select key, seq, 'running', attempt, n, progress, stage, message, data, digest
-    from grown
-    returning key
+    where (select same from history)
 )
-select
-    now() as at, (select epoch from history),
-    case when (select count(*) from noted) < (select count(*) from step) then array(select key from noted) end as applied
+select now() as at, epoch, copy, case when not same then '{}'::uuid[] end as applied
+from history

@@ -3,11 +3,12 @@
 --
 -- Array literals. $1..$24: one element per task, sorted by key. `expected` is the sequence the decision was made at (0:
 -- no row yet), `heard` whether a worker spoke, `due_ms` when the reaper must look (negative: no more).
--- $25..$39: one element per transition; payloads are joined by the unit separator. $40 is the epoch, as in advance.sql.
--- A task that has moved on since the decision is left alone, and nothing of it is written. New tasks first, then existing
--- ones, each in key order: two batches cannot deadlock. `applied` as in advance.sql.
+-- $25..$39: one element per transition; payloads are joined by the unit separator. $40, $41: as $10, $11 in advance.sql.
+-- A task that has moved on since the decision is left alone, and nothing of it is written; where it does so at this very
+-- moment, the statement fails by the primary key. New tasks first, then transitions, then existing tasks, each in key
+-- order: two batches cannot deadlock. `applied` is null when all were applied, else the keys of those that were.
 with history as materialized (
-    select epoch, $40::text is null or epoch = $40 as same from ledger.epoch
+    select epoch, copy, ($40::text is null or epoch = $40) and ($41::text is null or copy = $41) as same from ledger.copy
 ),
 head as materialized (
     select *
@@ -38,6 +39,14 @@ born as (
     on conflict (key) do nothing
     returning key
 ),
+applied as materialized (
+    select key from born
+    union all
+    select h.key
+    from head h
+    join ledger.head t on t.key = h.key
+    where h.expected > 0 and t.seq = h.expected and (select same from history)
+),
 grown as (
     update ledger.task t
     set kind = h.kind, owner = h.owner, created = h.created, status = h.status, seq = h.seq, attempt = h.attempt,
@@ -51,15 +60,9 @@ grown as (
             else least(t.due_at, now() + h.due_ms * interval '1 ms')
         end,
         updated_at = now(),
-        beat_at = case when h.heard then now() else t.beat_at end
+        beat_at = case when h.heard then now() else (select beat_at from ledger.head where key = h.key) end
     from head h
-    where h.expected > 0 and t.key = h.key and t.seq = h.expected and (select same from history)
-    returning t.key
-),
-applied as (
-    select key from born
-    union all
-    select key from grown
+    where h.expected > 0 and t.key = h.key and case when h.key in (select key from applied) then true end
 ),
 noted as (
     insert into ledger.transition (
@@ -79,7 +82,7 @@ noted as (
     where case when s.key in (select key from applied) then true end -- looked up by hash; as a join it would be a loop
 )
 select
-    now() as at, (select epoch from history),
+    now() as at, (select epoch from history), (select copy from history),
     case
         when (select count(*) from applied) < (select count(*) from head) then array(select key from applied)
     end as applied

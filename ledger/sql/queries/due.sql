@@ -16,19 +16,26 @@ with due as materialized (
 ),
 moments as (
     select
-        d.*,
+        d.key, d.tenant, d.task_id, coalesce(progress.seq, d.seq) as seq,
         case when d.status in ('pending', 'running', 'cancelling') then d.deadline_at end as expires_at,
         case when d.status = 'cancelling' then
             greatest(coalesce(asked.at, now()), $4::timestamptz) + $3::bigint * interval '1 ms'
         end as forced_at,
         case when d.status = 'running' or before.status = 'running' then
-            greatest(d.beat_at, $4::timestamptz)
+            greatest(d.beat_at, progress.at, $4::timestamptz)
             + (coalesce(d.lease_ms, $1::bigint) + $2::bigint) * interval '1 ms'
         end as lost_at
     from due d
     left join ledger.transition asked on d.status = 'cancelling' and asked.key = d.key and asked.seq = d.cancel_seq
     left join ledger.transition before
         on d.status = 'cancelling' and before.key = d.key and before.seq = d.cancel_seq - 1
+    left join lateral (
+        select seq, at
+        from ledger.transition
+        where d.status = 'running' and key = d.key and seq > d.seq
+        order by seq desc
+        limit 1
+    ) progress on true
 ),
 judged as materialized (
     select m.*, least(expires_at, forced_at, lost_at) as next_at

@@ -6,16 +6,16 @@
 -- halving: attempts rise with the sequence, and within them numbers (see `n` in ../schema.sql). An index on them would
 -- cost every transition a third more.
 select
-    (select epoch from ledger.epoch), i.ord, t.tenant, t.task_id, t.kind, t.owner, t.created, t.status, t.seq, t.attempt,
-    t.n, t.progress, t.stage, t.message, t.data_seq, t.result_seq, t.error_seq, t.cancel_stage, t.cancel_seq,
+    here.epoch, here.copy, i.ord, t.tenant, t.task_id, t.kind, t.owner, t.created, t.status, t.seq, t.anchor, t.attempt, t.n, t.progress, t.stage, t.message, t.data_seq, t.result_seq, t.error_seq, t.cancel_stage, t.cancel_seq,
     t.cancel_reason, t.lease_ms,
     coalesce(a.seq, b.seq, c.seq, d.seq) as prior_seq,
     coalesce(a.status, b.status, c.status, d.status) as prior_status,
     coalesce(a.attempt, b.attempt, c.attempt, d.attempt) as prior_attempt,
     coalesce(a.digest, b.digest, c.digest, d.digest) as prior_digest
-from unnest($1::integer[], $2::uuid[], $3::integer[], $4::integer[], $5::uuid[], $6::bigint[], $7::uuid[])
+from ledger.copy here
+cross join unnest($1::integer[], $2::uuid[], $3::integer[], $4::integer[], $5::uuid[], $6::bigint[], $7::uuid[])
     as i (ord, key, attempt, n, idem, sent_seq, digest)
-left join ledger.task t on t.key = i.key
+left join ledger.head t on t.key = i.key
 left join lateral (
     select p.seq, p.status, p.attempt, p.digest
     from ledger.transition p

@@ -8,7 +8,7 @@ select
 from (
     (
         select *
-        from ledger.task
+        from ledger.head
         where $2::text is null and tenant = $1
             and ($3::text[] is null or status = any ($3))
             and ($4::text is null or kind = $4)
@@ -19,7 +19,7 @@ from (
     union all
     (
         select *
-        from ledger.task
+        from ledger.head
         where tenant = $1 and owner = $2 -- of one of the two nothing is executed: each has an index of its own
             and ($3::text[] is null or status = any ($3))
             and ($4::text is null or kind = $4)

@@ -4,7 +4,7 @@ select
     t.stage, t.message, d.data, r.result, e.error, t.cancel_stage, t.cancel_seq, t.cancel_reason, t.created_at,
     t.updated_at, t.beat_at, t.deadline_at, (extract(epoch from clock_timestamp() - t.beat_at) * 1000)::bigint as beat_age_ms,
     coalesce(clock_timestamp() > t.beat_at + coalesce(t.lease_ms, $2::integer) * interval '1 ms', false) as late
-from ledger.task t
+from ledger.head t
 left join ledger.transition d on d.key = t.key and d.seq = t.data_seq
 left join ledger.transition r on r.key = t.key and r.seq = t.result_seq
 left join ledger.transition e on e.key = t.key and e.seq = t.error_seq
