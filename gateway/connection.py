@@ -91,7 +91,6 @@ class Connection:
         self._room = asyncio.Event()
         self._room.set()
         self._in_flight = 0
-        self._paused = False
         self._sending_since: float | None = None
         self._bye: Bye | None = None
         self._reading = Reading(self.session, services)
@@ -141,11 +140,6 @@ class Connection:
     def closing(self) -> bool:
         """Whether goodbye has been said."""
         return self._bye is not None
-
-    def pause(self) -> None:
-        """Take no more frames from the peer; what it has asked is still answered."""
-        self._paused = True
-        self._note_room()
 
     def end(self, bye: Bye) -> None:
         """Say goodbye and close."""
@@ -218,7 +212,7 @@ class Connection:
         """Whether the next frame may come: the peer's requests and their answers are bounded."""
         if self.ended.is_set():
             return
-        if self._in_flight < IN_FLIGHT and len(self._outbox) < UNSENT and not self._paused:
+        if self._in_flight < IN_FLIGHT and len(self._outbox) < UNSENT:
             self._room.set()
         else:
             self._room.clear()
@@ -245,6 +239,7 @@ class Connection:
                 subject=principal.subject,
                 client=self.session.client,
             )
+            self._services.admission.leave(self)
         effects = self.session.authenticated(principal.tenant, principal.subject, refresh=effect.refresh)
         if effect.refresh is None and self._services.hub.degraded:
             effects += self.session.notice("degraded")
@@ -317,6 +312,7 @@ class Connection:
         if self._timer is not None:
             self._timer.cancel()
         self._reading.stop()
+        self._services.admission.leave(self)
         hub = self._services.hub
         hub.leave(self)
         for key in self.session.subscriptions.task_keys():

@@ -84,6 +84,11 @@ class Hub:
         return len(self._topics)
 
     @property
+    def population(self) -> int:
+        """How many connections this node has."""
+        return len(self._everyone)
+
+    @property
     def everyone(self) -> frozenset[Watcher]:
         """The connections of this node."""
         return frozenset(self._everyone)

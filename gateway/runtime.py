@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import secrets
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,15 +17,14 @@ from importlib.metadata import PackageNotFoundError, version
 
 import structlog
 from aiohttp import web
-from msgspec.structs import replace
 
+from gateway.admission import Admission
 from gateway.auth import Anyone, Authenticator, TokenFile
 from gateway.bus.local import LocalBus
-from gateway.connection import Connection
+from gateway.drain import Drain
 from gateway.http import app as http_app
 from gateway.http.ops import Health
-from gateway.hub import STOPPING, Hub
-from gateway.protocol.errors import SHUTTING_DOWN
+from gateway.hub import Hub
 from gateway.services import Services
 from gateway.settings import GatewaySettings
 from ledger.epoch import History
@@ -43,6 +41,11 @@ log = structlog.get_logger(__name__)
 
 KEEPALIVE_SECONDS = 75.0
 """An idle HTTP connection, and one that dribbles its headers, is closed after this."""
+
+POOLS_CLOSE_SECONDS = 2.0
+"""A statement that still runs after a stop has had its time; the server ends it by its own clock."""
+BACKLOG = 1_024
+"""Connections that the system completes and keeps until they are accepted; one beyond it waits a second or more."""
 
 
 class CannotServe(Exception):
@@ -104,8 +107,10 @@ async def running(settings: GatewaySettings, dsn: str) -> AsyncIterator[int]:
     async with AsyncExitStack() as stack:
         who = authenticator(settings)
         await _migrate(settings, settings.ledger.direct_database_url or dsn)
+        drain = Drain(settings.drain_seconds)
+        admission = Admission(per_second=settings.connect_rate, most_opening=settings.max_opening)
         pools = await Pools.open(settings.ledger, dsn)
-        stack.push_async_callback(pools.close)
+        stack.push_async_callback(pools.close, POOLS_CLOSE_SECONDS)
         await _look_at_database(pools)
         lease_ms = settings.ledger.patience.lease_ms
         history = History()
@@ -119,7 +124,7 @@ async def running(settings: GatewaySettings, dsn: str) -> AsyncIterator[int]:
         stack.push_async_callback(bus.close)
         writer = Writer(pools.write, hub, settings.ledger, history)
         writer.start()
-        stack.push_async_callback(writer.close, settings.drain_seconds / 2)
+        stack.push_async_callback(lambda: writer.close(drain.left_seconds))
         reaper = Reaper(writer, settings.ledger, settings.ledger.direct_database_url or dsn)
         reaper.start()
         stack.push_async_callback(reaper.close)
@@ -133,12 +138,14 @@ async def running(settings: GatewaySettings, dsn: str) -> AsyncIterator[int]:
             reader=reader,
             beats=beats,
             authenticator=who,
+            admission=admission,
             history=history,
             ping_interval_seconds=settings.ping_interval_seconds,
             max_connections=settings.max_connections,
         )
-        drain = _Drain(hub, writer, settings.drain_seconds)
-        health = Health(pools=pools, draining=drain.begun.is_set, reaps=lambda: reaper.holds, version=product_version())
+        health = Health(
+            pools=pools, draining=lambda: drain.begun, reaps=lambda: reaper.holds, version=product_version()
+        )
         app = http_app.build(
             services, health, allowed_origins=settings.allowed_origins, loopback_only=settings.loopback_only
         )
@@ -153,7 +160,7 @@ async def running(settings: GatewaySettings, dsn: str) -> AsyncIterator[int]:
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         port = await _listen(runner, settings)
-        stack.push_async_callback(drain.run, runner)
+        stack.push_async_callback(drain.run, runner, admission, hub, writer)
         log.info(
             "listening",
             host=settings.host,
@@ -162,36 +169,6 @@ async def running(settings: GatewaySettings, dsn: str) -> AsyncIterator[int]:
             authentication="none, loopback only" if settings.loopback_only else "token file",
         )
         yield port
-
-
-class _Drain:
-    """Ends the conversations: what was asked is answered first, and the clients come back spread over a window."""
-
-    def __init__(self, hub: Hub, writer: Writer, window_seconds: float) -> None:
-        self._hub = hub
-        self._writer = writer
-        self._window_seconds = window_seconds
-        self.begun = asyncio.Event()
-
-    async def run(self, runner: web.AppRunner) -> None:
-        self.begun.set()
-        for site in list(runner.sites):
-            await site.stop()
-        connections = []
-        for watcher in self._hub.everyone:
-            if isinstance(watcher, Connection):
-                watcher.pause()
-                connections.append(watcher)
-            else:
-                watcher.notice(STOPPING)
-        await self._writer.flush(self._window_seconds / 4)
-        for connection in connections:
-            retry_after_ms = secrets.randbelow(int(self._window_seconds * 1000) + 1)
-            connection.end(replace(SHUTTING_DOWN, retry_after_ms=retry_after_ms))
-        gone = asyncio.gather(*(connection.ended.wait() for connection in connections))
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(gone, timeout=self._window_seconds / 2)
-        log.info("drained", connections=len(connections), left=len(self._hub.everyone), topics=self._hub.topics)
 
 
 def authenticator(settings: GatewaySettings) -> Authenticator:
@@ -231,7 +208,7 @@ async def _look_at_database(pools: Pools) -> None:
 
 
 async def _listen(runner: web.AppRunner, settings: GatewaySettings) -> int:
-    site = web.TCPSite(runner, settings.host, settings.port)
+    site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
     try:
         await site.start()
     except OSError as error:

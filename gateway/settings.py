@@ -41,6 +41,10 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     """How long to wait at the start for a database that cannot be reached yet."""
     max_connections: int = 20_000
     """WebSockets, event streams and long polls of this process; the next one is told `overloaded` or `busy`."""
+    connect_rate: float = 1_000.0
+    """New WebSockets a second, with twice as many at once; the next one is told when to come again. 0: no bound."""
+    max_opening: int = 2_000
+    """WebSockets that have not been welcomed yet; a process that cannot keep up lets no more in."""
     log_level: str = "info"
 
     def __post_init__(self) -> None:
@@ -52,6 +56,10 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
             raise SettingsError(f"The ping interval is {self.ping_interval_seconds:g} s; it must be 1 to 300.")
         if not 1 <= self.max_connections <= 1_000_000:
             raise SettingsError(f"The bound on connections is {self.max_connections}; it must be 1 to 1000000.")
+        if not 0 <= self.connect_rate <= 1_000_000:
+            raise SettingsError(f"The connect rate is {self.connect_rate:g}; it must be 0 (no bound) to 1000000.")
+        if not 1 <= self.max_opening <= 1_000_000:
+            raise SettingsError(f"The bound on opening connections is {self.max_opening}; it must be 1 to 1000000.")
         for what, seconds in (("drain time", self.drain_seconds), ("database wait", self.database_wait_seconds)):
             if not 0 <= seconds <= LONGEST_WAIT_SECONDS:
                 raise SettingsError(f"The {what} is {seconds:g} s; it must be 0 to {LONGEST_WAIT_SECONDS}.")
@@ -104,6 +112,8 @@ _READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "drain_seconds": float,
     "database_wait_seconds": float,
     "max_connections": int,
+    "connect_rate": float,
+    "max_opening": int,
     "log_level": str,
 }
 _ELSEWHERE: Final = frozenset({"LEDGERWIRE_POSTGRES_BIN", "LEDGERWIRE_TEST_SEED"})

@@ -125,6 +125,10 @@ class Writer:
                 await asyncio.gather(*(shard.flush() for shard in self._shards))
         await asyncio.sleep(0)  # those who wait for the answers have their turn
 
+    def take_no_more(self) -> None:
+        """From now on requests are answered `Unavailable`; what is queued goes on to its commit."""
+        self._closing = True
+
     async def close(self, timeout_seconds: float) -> None:
         """Take no more, commit what is queued for at most so long, and answer the rest with `Unavailable`."""
         self._closing = True

@@ -28,6 +28,7 @@ def build(
     app[ops.HEALTH] = health
     app[ingest.INTAKES] = set()
     app.on_response_prepare.append(guard.add_headers)
+    app.on_response_prepare.append(ops.hang_up)
     app.add_routes(tasks.routes)
     app.add_routes(ingest.routes)
     app.add_routes(ops.routes)

@@ -7,6 +7,7 @@ can serve now. `db`: the pools in figures.
 from __future__ import annotations
 
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -52,12 +53,12 @@ async def live(request: web.Request) -> web.Response:
 async def ready(request: web.Request) -> web.Response:
     """It can take requests; 503 says why not."""
     health = request.app[HEALTH]
-    if health.draining():
-        return _plain({"status": "draining"}, status=503)
     try:
-        server = await health.pools.check()
+        server = None if health.draining() else await health.pools.check()
     except LedgerError as error:
         return _plain({"status": "unavailable", "reason": error.reason, "detail": error.sentence}, status=503)
+    if server is None or health.draining():  # perhaps since a moment ago
+        return _plain({"status": "draining"}, status=503)
     if server.read_only:
         return _plain(
             {"status": "unavailable", "reason": "read_only", "detail": "PostgreSQL is read-only."}, status=503
@@ -74,6 +75,13 @@ async def db(request: web.Request) -> web.Response:
     figures["degraded"] = services.hub.degraded
     figures["reaper"] = request.app[HEALTH].reaps()
     return _plain(figures)
+
+
+async def hang_up(request: web.Request, response: web.StreamResponse) -> None:
+    """Signal `on_response_prepare`: a process that is about to end answers on a connection once more, and no more."""
+    if request.app[HEALTH].draining() and response.status != HTTPStatus.SWITCHING_PROTOCOLS:
+        response.force_close()
+        response.headers[hdrs.CONNECTION] = "close"
 
 
 def _plain(content: dict[str, object], *, status: int = 200) -> web.Response:
