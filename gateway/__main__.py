@@ -10,6 +10,7 @@ import asyncio
 import http.client
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,8 +22,10 @@ import uvloop
 from msgspec.structs import replace
 
 from gateway import runtime
+from gateway.place import Place, Word
 from gateway.settings import DEFAULT_PORT, LOG_LEVELS, GatewaySettings
 from gateway.telemetry import configure_logging
+from gateway.workers import GaveUp, Plan, reserve, supervise
 from ledger import epoch
 from ledger.embedded import EmbeddedPostgres
 from ledger.errors import LedgerError
@@ -34,10 +37,13 @@ log = structlog.get_logger(__name__)
 EX_UNAVAILABLE: Final = 69
 EX_CONFIG: Final = 78
 HEALTHCHECK_SECONDS: Final = 3.0
+EMBEDDED_SPARE_CONNECTIONS: Final = 20
+"""Of the own PostgreSQL, beside those of the processes: for people, and while one process takes another's place."""
 
 _EPILOG: Final = """\
-Every option has an environment variable: LEDGERWIRE_HOST, LEDGERWIRE_PORT, LEDGERWIRE_ALLOWED_ORIGINS,
-LEDGERWIRE_TOKEN_FILE, LEDGERWIRE_LOG_LEVEL, LEDGERWIRE_DATA_DIR; the database is DATABASE_URL.
+Every option has an environment variable: LEDGERWIRE_HOST, LEDGERWIRE_PORT, LEDGERWIRE_WORKERS,
+LEDGERWIRE_ALLOWED_ORIGINS, LEDGERWIRE_TOKEN_FILE, LEDGERWIRE_LOG_LEVEL, LEDGERWIRE_DATA_DIR; the database is
+DATABASE_URL.
 Pools, time-outs and leases: docs/operations.md.
 """
 _EPOCH: Final = """\
@@ -56,17 +62,27 @@ gateway that is stopped.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    place: Place | None = None
     try:
+        place = Place.take(os.environ)
+        options = _parser().parse_args(arguments)
+        options.place, options.arguments = place, arguments
         return int(options.run(options))
     except LedgerError as error:
-        print(f"ledgerwire: {error.sentence}", file=sys.stderr)  # noqa: T201 - for a person
-        return EX_CONFIG if error.code in {"settings", "migration"} else EX_UNAVAILABLE
+        status = EX_CONFIG if error.code in {"settings", "migration"} else EX_UNAVAILABLE
+        sentence = error.sentence
     except runtime.CannotServe as error:
-        print(f"ledgerwire: {error}", file=sys.stderr)  # noqa: T201 - for a person
-        return EX_UNAVAILABLE
+        status, sentence = EX_UNAVAILABLE, str(error)
+    except GaveUp as error:
+        status, sentence = error.status, error.sentence
     except KeyboardInterrupt:
         return 130
+    if place is None:
+        print(f"ledgerwire: {sentence}", file=sys.stderr)  # noqa: T201 - for a person
+    else:
+        place.say(Word(status=status, sentence=sentence))
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,6 +98,13 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="run a gateway; without DATABASE_URL also a PostgreSQL of its own")
     serve.add_argument("--host", help="address to listen on (default 127.0.0.1); others need --token-file")
     serve.add_argument("--port", type=int, help=f"port to listen on (default {DEFAULT_PORT}; 0: any)")
+    serve.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that share the port, one per core that they may have; default 1. SIGHUP replaces them one by"
+        " one, with the token file as it is then",
+    )
     serve.add_argument(
         "--allow-origin",
         dest="allowed_origins",
@@ -124,6 +147,7 @@ def _serve(options: argparse.Namespace) -> int:
         os.environ,
         host=options.host,
         port=options.port,
+        workers=options.workers,
         allowed_origins=None if options.allowed_origins is None else tuple(options.allowed_origins),
         token_file=options.token_file,
         log_level=options.log_level,
@@ -133,6 +157,11 @@ def _serve(options: argparse.Namespace) -> int:
     configure_logging(settings.log_level)
     for name in GatewaySettings.unknown_variables(os.environ):
         log.warning("unknown_variable", name=name)
+    place: Place | None = options.place
+    if place is not None:
+        structlog.contextvars.bind_contextvars(process=place.number)
+    elif settings.workers > 1:
+        return _supervise(settings, options.arguments)
     runtime.authenticator(settings)  # what can be wrong with it is better said before a database is started
     with ExitStack() as stack:
         dsn, database_runs = settings.ledger.database_url, lambda: True
@@ -140,7 +169,42 @@ def _serve(options: argparse.Namespace) -> int:
             # On the main thread, before the loop: the server is to die with this process (see ledger/embedded).
             own = stack.enter_context(EmbeddedPostgres.start(settings.ledger.data_dir))
             dsn, database_runs = own.dsn, lambda: own.running
-        uvloop.run(runtime.serve(settings, dsn, database_runs=database_runs))
+        uvloop.run(runtime.serve(settings, dsn, database_runs=database_runs, place=place))
+    return 0
+
+
+def _supervise(settings: GatewaySettings, arguments: Sequence[str]) -> int:
+    """Start the processes with the same arguments, on the port and the database that this one has for them."""
+    runtime.authenticator(settings)
+    sockets, port = reserve(settings.host, settings.port)
+    with ExitStack() as stack:
+        for each in sockets:
+            stack.callback(each.close)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ledgerwire-"))
+        dsn, database_runs = settings.ledger.database_url, lambda: True
+        if dsn is None:
+            most = EMBEDDED_SPARE_CONNECTIONS + settings.workers * settings.ledger.connections
+            own = stack.enter_context(EmbeddedPostgres.start(settings.ledger.data_dir, max_connections=most))
+            dsn, database_runs = own.dsn, lambda: own.running
+        plan = Plan(
+            workers=settings.workers,
+            host=settings.host,
+            port=port,
+            arguments=(*arguments, "--port", str(port)),
+            environment={"DATABASE_URL": dsn},
+            folder=folder,
+            drain_seconds=settings.drain_seconds,
+            start_seconds=settings.database_wait_seconds,
+            facts=runtime.facts(settings),
+        )
+        ledger_dsn = settings.ledger.direct_database_url or dsn
+        asyncio.run(
+            supervise(
+                plan,
+                prepare=lambda: runtime.bring_up_to_date(settings, ledger_dsn),
+                database_runs=database_runs,
+            )
+        )
     return 0
 
 

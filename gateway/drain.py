@@ -38,6 +38,8 @@ LEAVE_PART: Final = 1 / 2
 BYES_PER_TURN: Final = 200
 """Then the others have their turn: replies that wait to be sent go out before the last client has been told."""
 LOOK_SECONDS: Final = 0.02
+LINGER_PART: Final = 1 / 50
+"""Of the window, at the end: who was accepted just before the door closed sends a first request and gets an answer."""
 
 
 class Drain:
@@ -77,6 +79,7 @@ class Drain:
                 while everyone := hub.everyone:
                     told += await self._tell(everyone)
                     await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(self._window_seconds * LINGER_PART)
         log.info("drained", connections=told, left=len(hub.everyone), topics=hub.topics)
 
     async def _tell(self, everyone: frozenset[object]) -> int:

@@ -25,6 +25,7 @@ from gateway.drain import Drain
 from gateway.http import app as http_app
 from gateway.http.ops import Health
 from gateway.hub import Hub
+from gateway.place import Place, Word
 from gateway.services import Services
 from gateway.settings import GatewaySettings
 from ledger.epoch import History
@@ -48,6 +49,9 @@ BACKLOG = 1_024
 """Connections that the system completes and keeps until they are accepted; one beyond it waits a second or more."""
 
 
+DATABASE_HAS_ENDED = "The PostgreSQL of this gateway has ended; start the gateway again. See its server.log."
+
+
 class CannotServe(Exception):
     """The address cannot be listened on, or the database of its own has ended; the sentence says what to do."""
 
@@ -62,11 +66,13 @@ def collect_garbage_rarely() -> None:
     gc.set_threshold(50_000, 10, 10)
 
 
-async def serve(settings: GatewaySettings, dsn: str, *, database_runs: Callable[[], bool]) -> None:
+async def serve(
+    settings: GatewaySettings, dsn: str, *, database_runs: Callable[[], bool], place: Place | None = None
+) -> None:
     """Run until SIGTERM or SIGINT; a second signal ends at once.
 
     `database_runs` is asked every second: a PostgreSQL of our own that has ended does not come back by itself, so the
-    process ends (`CannotServe`) to be started again as a whole.
+    process ends (`CannotServe`) to be started again as a whole. `place`: this is one of several processes.
     """
     stop, listening = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -85,28 +91,28 @@ async def serve(settings: GatewaySettings, dsn: str, *, database_runs: Callable[
             async with start:
                 for signum in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(signum, on_signal, signum)
-                await stack.enter_async_context(running(settings, dsn))
+                await stack.enter_async_context(running(settings, dsn, place))
                 collect_garbage_rarely()
                 listening.set()
+                if place is not None:
+                    place.say(Word(ready=True))
         except TimeoutError:
             if not stop.is_set():
                 raise
         while not stop.is_set():
             if not database_runs():
-                raise CannotServe(
-                    "The PostgreSQL of this gateway has ended; start the gateway again. See its server.log."
-                )
+                raise CannotServe(DATABASE_HAS_ENDED)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), timeout=1.0)
         log.info("stopping")
 
 
 @asynccontextmanager
-async def running(settings: GatewaySettings, dsn: str) -> AsyncIterator[int]:
+async def running(settings: GatewaySettings, dsn: str, place: Place | None = None) -> AsyncIterator[int]:
     """A gateway that serves while the context is open; gives the port it listens on."""
     async with AsyncExitStack() as stack:
         who = authenticator(settings)
-        await _migrate(settings, settings.ledger.direct_database_url or dsn)
+        await bring_up_to_date(settings, settings.ledger.direct_database_url or dsn)
         drain = Drain(settings.drain_seconds)
         admission = Admission(per_second=settings.connect_rate, most_opening=settings.max_opening)
         pools = await Pools.open(settings.ledger, dsn)
@@ -159,14 +165,10 @@ async def running(settings: GatewaySettings, dsn: str) -> AsyncIterator[int]:
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        port = await _listen(runner, settings)
+        port = await _listen(runner, settings, shared=place is not None)
         stack.push_async_callback(drain.run, runner, admission, hub, writer)
         log.info(
-            "listening",
-            host=settings.host,
-            port=port,
-            version=health.version,
-            authentication="none, loopback only" if settings.loopback_only else "token file",
+            "listening" if place is None else "process_listening", host=settings.host, port=port, **facts(settings)
         )
         yield port
 
@@ -176,8 +178,8 @@ def authenticator(settings: GatewaySettings) -> Authenticator:
     return Anyone() if settings.token_file is None else TokenFile.read(settings.token_file)
 
 
-async def _migrate(settings: GatewaySettings, dsn: str) -> None:
-    """Bring the schema up to date, waiting a while for a database that is not there yet."""
+async def bring_up_to_date(settings: GatewaySettings, dsn: str) -> None:
+    """Bring the schema of a database up to date, waiting a while for a database that is not there yet."""
     tell_at = time.monotonic()
     deadline = tell_at + settings.database_wait_seconds
     while True:
@@ -207,16 +209,28 @@ async def _look_at_database(pools: Pools) -> None:
         log.warning("database_may_forget", settings=server.unsafe, detail="A crash can lose acknowledged transitions.")
 
 
-async def _listen(runner: web.AppRunner, settings: GatewaySettings) -> int:
-    site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
+def facts(settings: GatewaySettings) -> dict[str, object]:
+    """What an operator wants to see when a gateway listens."""
+    authentication = "none, loopback only" if settings.loopback_only else "token file"
+    return {"version": product_version(), "authentication": authentication}
+
+
+async def _listen(runner: web.AppRunner, settings: GatewaySettings, *, shared: bool) -> int:
+    """Listen; `shared`: other processes do so on the same port."""
+    site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG, reuse_port=shared or None)
     try:
         await site.start()
     except OSError as error:
-        raise CannotServe(
-            f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}). Another program may be using the"
-            " port; stop it or choose another one with --port."
-        ) from error
+        raise cannot_listen(settings.host, settings.port, error) from error
     return int(runner.addresses[0][1])
+
+
+def cannot_listen(host: str, port: int, error: OSError) -> CannotServe:
+    """Why an address cannot be listened on, and what to do."""
+    return CannotServe(
+        f"Cannot listen on {host}:{port} ({error.strerror}). Another program may be using the port; stop it or choose"
+        " another one with --port."
+    )
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

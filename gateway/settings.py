@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import sys
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -19,6 +21,8 @@ from ledger.settings import LedgerSettings
 
 DEFAULT_PORT: Final = 8080
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+MOST_WORKERS: Final = 256
+"""More than a machine has cores for; each takes nine connections to PostgreSQL."""
 LONGEST_WAIT_SECONDS: Final = 3_600
 """For a stop or a start: longer is a slip of the pen, such as milliseconds."""
 
@@ -30,6 +34,8 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     """0: the system chooses one; it is in the log line `listening`."""
+    workers: int = 1
+    """Processes that share the port; more than one needs Linux."""
     allowed_origins: tuple[str, ...] = ()
     """Pages of these origins may connect, besides the server's own."""
     token_file: Path | None = None
@@ -50,6 +56,10 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
             raise SettingsError(f"The port is {self.port}; it must be 0 to 65535.")
+        if not 1 <= self.workers <= MOST_WORKERS:
+            raise SettingsError(f"There are to be {self.workers} workers; it must be 1 to {MOST_WORKERS}.")
+        if self.workers > 1 and sys.platform != "linux":
+            raise SettingsError("More than one worker needs Linux; start it with --workers 1.")
         if self.log_level not in LOG_LEVELS:
             raise SettingsError(f"The log level is {self.log_level!r}; it may be {', '.join(LOG_LEVELS)}.")
         if not 1 <= self.ping_interval_seconds <= 300:
@@ -106,6 +116,7 @@ def _origins(text: str) -> tuple[str, ...]:
 _READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "host": str,
     "port": int,
+    "workers": int,
     "allowed_origins": _origins,
     "token_file": Path,
     "ping_interval_seconds": float,
@@ -117,6 +128,17 @@ _READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "log_level": str,
 }
 _ELSEWHERE: Final = frozenset({"LEDGERWIRE_POSTGRES_BIN", "LEDGERWIRE_TEST_SEED"})
+
+
+def default_bus(workers: int) -> str:
+    """By which bus the processes of one gateway tell each other of their commits, where none was named.
+
+    One process has nobody to tell. NOTIFY is enough for two; beyond that each notification wakes everybody, and a NATS
+    server of our own, where it is installed, wakes only those who watch the task.
+    """
+    if workers == 1:
+        return "local"
+    return "nats" if workers > 2 and find_spec("nats_server") is not None else "postgres"
 
 
 def is_loopback(host: str) -> bool:
