@@ -137,6 +137,16 @@ class Connection:
         self._do(self.session.watch_one(task_id, after))
 
     @property
+    def one_way(self) -> bool:
+        """Whether nothing can come from the peer."""
+        return self._transport.one_way
+
+    @property
+    def sent_bytes(self) -> int:
+        """Of all frames that went out, so far."""
+        return self._outbox.taken_bytes
+
+    @property
     def closing(self) -> bool:
         """Whether goodbye has been said."""
         return self._bye is not None
@@ -172,9 +182,9 @@ class Connection:
                     if effect.slot in cut:
                         continue
                     lost = self._outbox.offer(effect.slot, effect.seq, effect.frame, replaces=effect.replaces)
-                    for slot, seq in lost.items():
-                        self.session.rewind(slot, seq)
-                    cut.update(lost)
+                    if lost:
+                        self._rewind(lost)
+                        cut.update(lost)
                 case Send():
                     self._put(effect.frame)
                 case Submit():
@@ -189,6 +199,11 @@ class Connection:
                     self._bye = effect.bye
                 case Authenticate():  # pragma: no cover - `perform` takes these
                     raise AssertionError("a question of identity outside a client's message")
+
+    def _rewind(self, lost: dict[Slot, int]) -> None:
+        self._services.hub.counts.rewinds += len(lost)
+        for slot, seq in lost.items():
+            self.session.rewind(slot, seq)
 
     def _put(self, frame: bytes) -> None:
         try:
@@ -222,6 +237,7 @@ class Connection:
         self.session.end(TOO_SLOW)  # what it says is lost with the line
         if self._bye is not TOO_SLOW:
             self._bye = TOO_SLOW
+            self._services.hub.counts.cuts += 1
             log.info("peer_cut", session=self.id, reason=TOO_SLOW.reason)
             self._transport.abort()
 
@@ -315,6 +331,7 @@ class Connection:
         self._services.admission.leave(self)
         hub = self._services.hub
         hub.leave(self)
+        hub.counts.sent_bytes += self.sent_bytes
         for key in self.session.subscriptions.task_keys():
             hub.unwatch(key, self)
         self.ended.set()

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 import structlog
 
 from gateway.bus.port import Bus, Hint
+from gateway.counts import Counts
 from gateway.protocol.codec import transition_frame
 from gateway.protocol.effects import Event
 from ledger.epoch import Loss
@@ -75,6 +76,7 @@ class Hub:
         self._everyone: set[Watcher] = set()
         self._behind: dict[Key, None] = {}
         self._wake = asyncio.Event()
+        self.counts = Counts()
         self.degraded = False
         """Whether the last re-read failed."""
 
@@ -84,8 +86,13 @@ class Hub:
         return len(self._topics)
 
     @property
-    def population(self) -> int:
-        """How many connections this node has."""
+    def subscriptions(self) -> int:
+        """Watchers of all tasks together."""
+        return sum(len(topic.watchers) for topic in self._topics.values())
+
+    @property
+    def connections(self) -> int:
+        """How many there are on this node: asked for each that comes, so nothing is copied."""
         return len(self._everyone)
 
     @property
@@ -154,6 +161,7 @@ class Hub:
     def begin_anew(self) -> None:
         """The history is another one: forget what was forwarded, and tell everyone."""
         log.warning("sessions_ended_by_epoch", connections=len(self._everyone), topics=len(self._topics))
+        self.counts.epoch_changes += 1
         self._topics.clear()
         self._behind.clear()
         for watcher in list(self._everyone):
@@ -191,6 +199,7 @@ class Hub:
         epoch = self._history.epoch
         forwarded = {key: topic.seq for key, topic in self._topics.items() if not topic.ended and topic.seq is not None}
         for some in _slices([*forwarded] or [_NO_TASK], TASKS_PER_READ):
+            self.counts.rereads += 1
             heads = await self._reader.heads(some)
             if self._history.epoch != epoch:
                 break
@@ -213,6 +222,7 @@ class Hub:
         if not cursors:
             return
         epoch = self._history.epoch
+        self.counts.fills += 1
         try:
             page = await self._reader.replay(cursors)
         except LedgerError:
@@ -255,6 +265,7 @@ class Hub:
             topic.late = topic.late and not event.shows_life  # each watcher sees that for itself
             events.append(event)
         if events:
+            self.counts.deliveries += len(events) * len(topic.watchers)
             for watcher in list(topic.watchers):
                 watcher.deliver(events)
 

@@ -11,8 +11,9 @@ import contextlib
 import gc
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 import structlog
@@ -22,12 +23,15 @@ from gateway.admission import Admission
 from gateway.auth import Anyone, Authenticator, TokenFile
 from gateway.bus.local import LocalBus
 from gateway.drain import Drain
+from gateway.figures import Family
 from gateway.http import app as http_app
 from gateway.http.ops import Health
 from gateway.hub import Hub
+from gateway.metrics import Metrics
 from gateway.place import Place, Word
 from gateway.services import Services
 from gateway.settings import GatewaySettings
+from gateway.siblings import all_figures, answering
 from ledger.epoch import History
 from ledger.errors import Unavailable
 from ledger.leases import Beats
@@ -152,8 +156,24 @@ async def running(settings: GatewaySettings, dsn: str, place: Place | None = Non
         health = Health(
             pools=pools, draining=lambda: drain.begun, reaps=lambda: reaper.holds, version=product_version()
         )
+        metrics = Metrics(
+            hub=hub,
+            bus=bus,
+            writer=writer,
+            pools=pools,
+            reaper=reaper,
+            admission=admission,
+            draining=lambda: drain.begun,
+            version=health.version,
+        )
+        if place is not None:
+            await stack.enter_async_context(answering(place.folder, str(place.number), metrics.families))
         app = http_app.build(
-            services, health, allowed_origins=settings.allowed_origins, loopback_only=settings.loopback_only
+            services,
+            health,
+            partial(_figures, metrics, place),
+            allowed_origins=settings.allowed_origins,
+            loopback_only=settings.loopback_only,
         )
         runner = web.AppRunner(
             app,
@@ -171,6 +191,13 @@ async def running(settings: GatewaySettings, dsn: str, place: Place | None = Non
             "listening" if place is None else "process_listening", host=settings.host, port=port, **facts(settings)
         )
         yield port
+
+
+async def _figures(metrics: Metrics, place: Place | None) -> Sequence[Family]:
+    """The figures of this process; where it is one of several, of all."""
+    if place is None:
+        return metrics.families()
+    return await all_figures(place.folder, str(place.number), metrics.families)
 
 
 def authenticator(settings: GatewaySettings) -> Authenticator:

@@ -22,9 +22,11 @@ import msgspec
 import structlog
 
 from gateway.drain import MARGIN_SECONDS
+from gateway.figures import Family
 from gateway.place import VARIABLE, Place, Word
 from gateway.restarts import Restarts
 from gateway.runtime import DATABASE_HAS_ENDED, CannotServe, cannot_listen
+from gateway.siblings import SUPERVISOR, answering
 
 log = structlog.get_logger(__name__)
 
@@ -179,14 +181,23 @@ class Supervisor:
         self._reload = asyncio.Event()
         self._all_ready = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self.restarts = 0
-        """Processes that were started because another one had ended by itself."""
+        self._restarts = self._reloads = 0
 
     async def run(self) -> None:
         """Keep all places filled. Raises `GaveUp` when the processes cannot be started; else it ends when cancelled."""
         keepers = [self._keep(place) for place in self._places]
         self._tasks = [asyncio.create_task(each) for each in (*keepers, self._reload_when_asked())]
-        await asyncio.gather(*self._tasks)
+        async with answering(self._plan.folder, SUPERVISOR, self._figures):
+            await asyncio.gather(*self._tasks)
+
+    def _figures(self) -> list[Family]:
+        ready = sum(place.process is not None for place in self._places)
+        return [
+            Family.gauge("workers", "Worker processes that there are to be.", len(self._places)),
+            Family.gauge("workers_ready", "Worker processes that serve.", ready),
+            Family.counter("worker_restarts", "Worker processes that had ended by themselves.", self._restarts),
+            Family.counter("reloads", "Reloads that have replaced all worker processes.", self._reloads),
+        ]
 
     def reload(self) -> None:
         """Replace the processes one after the other, with settings and files as they are then."""
@@ -223,7 +234,7 @@ class Supervisor:
                 sentence = process.sentence or f"A worker process ends again and again (status {process.status})."
                 raise GaveUp(process.status, sentence)
             await asyncio.sleep(delay)
-            self.restarts += 1
+            self._restarts += 1
 
     def _note_ready(self) -> None:
         if not self._all_ready.is_set() and all(place.process is not None for place in self._places):
@@ -242,6 +253,7 @@ class Supervisor:
                 if not await self._renew(place):
                     break
             else:
+                self._reloads += 1
                 log.info("reloaded", seconds=round(time.monotonic() - began, 1))
 
     async def _renew(self, place: _Place) -> bool:

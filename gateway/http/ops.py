@@ -1,18 +1,19 @@
-"""Health, for orchestrators and operators. Needs no token and tells nothing of any task.
+"""Health and figures, for orchestrators and operators. Needs no token and tells nothing of any task.
 
 `live`: the process answers; a database outage must not have it killed, since that would drop every client. `ready`: it
-can serve now. `db`: the pools in figures.
+can serve now. `db`: the pools in figures. `/metrics`: all figures, for Prometheus.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp import hdrs, web
 from msgspec import Struct
 
+from gateway.figures import CONTENT_TYPE, Family, text
 from gateway.http.tasks import SERVICES
 from gateway.protocol.codec import json_bytes
 from ledger.errors import LedgerError
@@ -28,7 +29,9 @@ class Health(Struct, frozen=True, kw_only=True):
     version: str
 
 
+Figures = Callable[[], Awaitable[Sequence[Family]]]
 HEALTH: Final = web.AppKey("health", Health)
+FIGURES: Final[web.AppKey[Figures]] = web.AppKey("figures")
 routes = web.RouteTableDef()
 
 
@@ -39,6 +42,7 @@ async def index(request: web.Request) -> web.Response:
         "websocket": "/v1/ws",
         "tasks": "/v1/tasks",
         "health": ["/health/live", "/health/ready", "/health/db"],
+        "metrics": "/metrics",
     }
     return _plain({"name": "ledgerwire", "version": request.app[HEALTH].version, **places})
 
@@ -75,6 +79,13 @@ async def db(request: web.Request) -> web.Response:
     figures["degraded"] = services.hub.degraded
     figures["reaper"] = request.app[HEALTH].reaps()
     return _plain(figures)
+
+
+@routes.get("/metrics")
+async def metrics(request: web.Request) -> web.Response:
+    """All figures in Prometheus' text format; of all processes, where there are several."""
+    body = text(await request.app[FIGURES]())
+    return web.Response(body=body, headers={hdrs.CONTENT_TYPE: CONTENT_TYPE, hdrs.CACHE_CONTROL: "no-store"})
 
 
 async def hang_up(request: web.Request, response: web.StreamResponse) -> None:

@@ -83,7 +83,7 @@ async def serve(request: web.Request, services: Services, token: str | None) -> 
     except ConnectionError:
         return websocket  # gone before the upgrade was answered
     transport = _Transport(websocket, request)
-    if services.hub.population >= services.max_connections:
+    if services.hub.connections >= services.max_connections:
         log.warning("overloaded", connections=services.max_connections)
         overloaded = replace(OVERLOADED, retry_after_ms=random.randint(*OVERLOADED_MS))  # noqa: S311 - spreads load
         await transport.send([codec.bye(overloaded)])
