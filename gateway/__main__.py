@@ -37,6 +37,8 @@ log = structlog.get_logger(__name__)
 EX_UNAVAILABLE: Final = 69
 EX_CONFIG: Final = 78
 HEALTHCHECK_SECONDS: Final = 3.0
+LONGEST_FOLDER: Final = 60
+"""Of the folder for sockets, whose paths may have 107 bytes."""
 EMBEDDED_SPARE_CONNECTIONS: Final = 20
 """Of the own PostgreSQL, beside those of the processes: for people, and while one process takes another's place."""
 
@@ -180,7 +182,8 @@ def _supervise(settings: GatewaySettings, arguments: Sequence[str]) -> int:
     with ExitStack() as stack:
         for each in sockets:
             stack.callback(each.close)
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ledgerwire-"))
+        place = None if len(tempfile.gettempdir()) < LONGEST_FOLDER else "/tmp"  # noqa: S108 - it makes one of its own
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ledgerwire-", dir=place))
         dsn, database_runs = settings.ledger.database_url, lambda: True
         if dsn is None:
             most = EMBEDDED_SPARE_CONNECTIONS + settings.workers * settings.ledger.connections
