@@ -3,7 +3,7 @@
     not ready        /health/ready says 503, and every answer over HTTP ends its connection
     closed           no new connections; a WebSocket that is asked for on an old one is refused
     no more taken    a new report is answered `unavailable` with `retry_after_ms`: nothing was written
-    flushed          what was taken before is committed, answered, and told to watchers and to the bus
+    flushed          what was taken before is committed, answered, and told to watchers and to the bus; the reaper stops
     told             `bye` for each client with its own `retry_after_ms`; long polls and batches are answered
     over             the connections have ended, or their time has
 
@@ -23,8 +23,9 @@ from msgspec.structs import replace
 
 from gateway.admission import Admission
 from gateway.connection import Connection
-from gateway.hub import STOPPING, Hub
+from gateway.hub import STOPPING, Hub, Watcher
 from gateway.protocol.errors import SHUTTING_DOWN
+from ledger.reaper import Reaper
 from ledger.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -61,32 +62,35 @@ class Drain:
             return self._window_seconds
         return max(0.0, self._until - asyncio.get_running_loop().time())
 
-    async def run(self, runner: web.AppRunner, admission: Admission, hub: Hub, writer: Writer) -> None:
-        """Take leave of everybody; takes at most three quarters of the window."""
+    async def run(self, runner: web.AppRunner, admission: Admission, hub: Hub, writer: Writer, reaper: Reaper) -> None:
+        """Take leave of everybody, within the window if all can be told in it."""
         self._until = asyncio.get_running_loop().time() + self._window_seconds
         admission.close()
         for site in list(runner.sites):
             await site.stop()
-        writer.take_no_more()
         for watcher in hub.everyone:
             if not isinstance(watcher, Connection):
                 watcher.notice(STOPPING)
-        await writer.flush(self._window_seconds * FLUSH_PART)
-        told = 0
+        await asyncio.sleep(0)  # a batch breaks off at a line, rather than being told of each that it is too late
+        writer.take_no_more()
+        # Another node's reaper goes on at once; this one could not write any more.
+        await asyncio.gather(writer.flush(self._window_seconds * FLUSH_PART), reaper.close())
+        told = await self._tell(hub.everyone)  # all, however long it takes: else they would all come back at once
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._window_seconds * LEAVE_PART):
-                # Again, because one that was on its way in joins after the others were told.
+            async with asyncio.timeout(min(self._window_seconds * LEAVE_PART, self.left_seconds)):
                 while everyone := hub.everyone:
-                    told += await self._tell(everyone)
                     await asyncio.sleep(LOOK_SECONDS)
+                    told += await self._tell(everyone)  # one that was on its way in joins after the others were told
         await asyncio.sleep(self._window_seconds * LINGER_PART)
         log.info("drained", connections=told, left=len(hub.everyone), topics=hub.topics)
 
-    async def _tell(self, everyone: frozenset[object]) -> int:
+    async def _tell(self, everyone: frozenset[Watcher]) -> int:
         """Say goodbye to those who have not heard it; returns to how many."""
         told = 0
         for watcher in everyone:
-            if isinstance(watcher, Connection) and not watcher.closing:
+            if not isinstance(watcher, Connection):
+                watcher.notice(STOPPING)
+            elif not watcher.closing:
                 retry_after_ms = secrets.randbelow(int(self._window_seconds * 1000) + 1)
                 watcher.end(replace(SHUTTING_DOWN, retry_after_ms=retry_after_ms))
                 told += 1

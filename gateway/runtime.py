@@ -186,7 +186,7 @@ async def running(settings: GatewaySettings, dsn: str, place: Place | None = Non
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         port = await _listen(runner, settings, shared=place is not None)
-        stack.push_async_callback(drain.run, runner, admission, hub, writer)
+        stack.push_async_callback(drain.run, runner, admission, hub, writer, reaper)
         log.info(
             "listening" if place is None else "process_listening", host=settings.host, port=port, **facts(settings)
         )

@@ -49,7 +49,7 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     """WebSockets, event streams and long polls of this process; the next one is told `overloaded` or `busy`."""
     connect_rate: float = 1_000.0
     """New WebSockets a second, with twice as many at once; the next one is told when to come again. 0: no bound."""
-    max_opening: int = 2_000
+    max_opening: int = 1_000
     """WebSockets that have not been welcomed yet; a process that cannot keep up lets no more in."""
     log_level: str = "info"
 

@@ -164,3 +164,14 @@ async def test_a_second_signal_ends_at_once(database: str, http: aiohttp.ClientS
                 gateway.signal(signal.SIGTERM)
                 assert await gateway.wait() == -signal.SIGTERM
                 assert time.monotonic() - began < 2
+
+
+async def test_without_a_window_everybody_is_told_all_the_same(database: str) -> None:
+    """The time to leave is short or over before all have been told; nobody is left to find out by himself."""
+    async with GatewayProcess(database, environment={"LEDGERWIRE_DRAIN_SECONDS": "0"}) as gateway:
+        async with AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(gateway.client()) for _ in range(200)]
+            gateway.signal(signal.SIGTERM)
+            hints = await asyncio.gather(*(farewell(peer) for peer in clients))
+        assert hints == [0] * len(clients)
+        assert await gateway.wait() == 0
