@@ -6,10 +6,11 @@ Secure by default: without a token file it listens on loopback only.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from ledger.errors import SettingsError
 from ledger.settings import LedgerSettings
 
 DEFAULT_PORT: Final = 8080
+NATS_SERVER: Final = "nats-server"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 MOST_WORKERS: Final = 256
 """More than a machine has cores for; each takes nine connections to PostgreSQL."""
@@ -138,7 +140,9 @@ def default_bus(workers: int) -> str:
     """
     if workers == 1:
         return "local"
-    return "nats" if workers > 2 and find_spec("nats_server") is not None else "postgres"
+    beside = Path(sys.executable).parent / NATS_SERVER  # where the extra puts it
+    installed = os.access(beside, os.X_OK) or shutil.which(NATS_SERVER) is not None
+    return "nats" if workers > 2 and installed else "postgres"
 
 
 def is_loopback(host: str) -> bool:

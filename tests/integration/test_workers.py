@@ -306,8 +306,18 @@ def test_the_number_of_workers_is_checked() -> None:
             GatewaySettings(ledger=ledger, workers=wrong)
 
 
-def test_one_process_needs_no_bus() -> None:
-    """Two tell each other by NOTIFY; more by whatever is installed."""
-    assert default_bus(1) == "local"
-    assert default_bus(2) == "postgres"
-    assert default_bus(8) in {"postgres", "nats"}
+def test_one_process_needs_no_bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tell each other by NOTIFY; more by a NATS server, where there is one."""
+    program = tmp_path / "nats-server"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    assert [default_bus(workers) for workers in (1, 2, 3)] == ["local", "postgres", "postgres"]
+    program.touch(mode=0o700)
+    assert [default_bus(workers) for workers in (1, 2, 3)] == ["local", "postgres", "nats"]
+
+
+async def test_a_place_is_given_by_a_supervisor_only(database: str) -> None:
+    """A variable of ours that somebody has set by hand is refused with its name."""
+    for wrong in ("2", '{"number":1,"pipe":999,"folder":"/"}'):
+        with pytest.raises(AssertionError, match="LEDGERWIRE_PLACE is for"):
+            await GatewayProcess(database, environment={VARIABLE: wrong}).start()
