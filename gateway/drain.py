@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 MARGIN_SECONDS: Final = 5.0
 """How much longer than its window a stop may take, for requests that have to be cut off and for the pools."""
-FLUSH_PART: Final = 1 / 4
+FLUSH_PART: Final = 1 / 2
 """Of the window, for what is queued. The writer gives up on a database that is away by itself, and says so."""
 LEAVE_PART: Final = 1 / 2
 """Of the window, for the clients to take their last frames. A client that takes nothing is cut after a second."""
