@@ -10,7 +10,6 @@ import asyncio
 import http.client
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +23,7 @@ from msgspec.structs import replace
 from gateway import runtime
 from gateway.place import Place, Word
 from gateway.settings import DEFAULT_PORT, LOG_LEVELS, GatewaySettings
+from gateway.siblings import meeting_place
 from gateway.telemetry import configure_logging
 from gateway.workers import GaveUp, Plan, reserve, supervise
 from ledger import epoch
@@ -37,8 +37,6 @@ log = structlog.get_logger(__name__)
 EX_UNAVAILABLE: Final = 69
 EX_CONFIG: Final = 78
 HEALTHCHECK_SECONDS: Final = 3.0
-LONGEST_FOLDER: Final = 60
-"""Of the folder for sockets, whose paths may have 107 bytes."""
 EMBEDDED_SPARE_CONNECTIONS: Final = 20
 """Of the own PostgreSQL, beside those of the processes: for people, and while one process takes another's place."""
 
@@ -182,8 +180,7 @@ def _supervise(settings: GatewaySettings, arguments: Sequence[str]) -> int:
     with ExitStack() as stack:
         for each in sockets:
             stack.callback(each.close)
-        place = None if len(tempfile.gettempdir()) < LONGEST_FOLDER else "/tmp"  # noqa: S108 - it makes one of its own
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ledgerwire-", dir=place))
+        folder = stack.enter_context(meeting_place())
         dsn, database_runs = settings.ledger.database_url, lambda: True
         if dsn is None:
             most = EMBEDDED_SPARE_CONNECTIONS + settings.workers * settings.ledger.connections

@@ -8,9 +8,12 @@ holds up nobody for longer than `ANSWER_SECONDS`.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +26,24 @@ log = structlog.get_logger(__name__)
 
 ANSWER_SECONDS: Final = 1.0
 SUPERVISOR: Final = "supervisor"
+FOLDER_PREFIX: Final = "ledgerwire-workers-"
+LONGEST_FOLDER: Final = 60
+"""Of the place for the folder: the path of a socket may have 107 bytes."""
+LOCK: Final = "lock"
 
 Figures = Callable[[], Sequence[Family]]
+
+
+@contextmanager
+def meeting_place() -> Iterator[str]:
+    """A private folder for the sockets, removed at the end, and with it those that killed supervisors have left."""
+    short = len(tempfile.gettempdir()) <= LONGEST_FOLDER
+    parent = tempfile.gettempdir() if short else "/tmp"  # noqa: S108 - what is made there is closed to others
+    for folder in Path(parent).glob(f"{FOLDER_PREFIX}*"):
+        _remove_if_left(folder)
+    with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, dir=parent) as name, Path(name, LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield name
 
 
 @asynccontextmanager
@@ -81,6 +100,15 @@ async def _ask(path: Path) -> list[Family] | None:
         return msgspec.json.decode(answer, type=list[Family])
     except (OSError, TimeoutError, msgspec.DecodeError):
         return None
+
+
+def _remove_if_left(folder: Path) -> None:
+    try:
+        with (folder / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by a supervisor as long as it lives
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        pass  # it is in use, somebody else's, or just being made
 
 
 def _socket(folder: str, name: str) -> Path:

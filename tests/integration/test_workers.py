@@ -147,9 +147,10 @@ async def test_a_second_signal_ends_all_at_once(database: str) -> None:
 
 async def test_nothing_outlives_a_killed_supervisor() -> None:
     """Neither a process nor the PostgreSQL that is the supervisor's; it can be started again at once."""
-    with temporary_folder() as folder:
+    with temporary_folder() as folder, temporary_folder() as meeting:
         arguments = ("--workers", "2", "--data-dir", str(folder))
-        async with GatewayProcess(None, *arguments, environment=ENVIRONMENT) as gateway:
+        environment = {**ENVIRONMENT, "TMPDIR": str(meeting)}
+        async with GatewayProcess(None, *arguments, environment=environment) as gateway:
             async with gateway.client() as peer:
                 assert (await peer.ask(id=1, type="report", task_id="kept", attempt=1, n=1))["ok"]
             (postmaster,) = folder.glob("postgres-*/postmaster.pid")
@@ -158,9 +159,11 @@ async def test_nothing_outlives_a_killed_supervisor() -> None:
             await gateway.stop(signal.SIGKILL)
             await gateway.start()
             assert not any(is_there(pid) for pid in left)
+            assert len([*meeting.glob("ledgerwire-workers-*")]) == 1
             async with gateway.client() as peer:
                 assert (await peer.ask(id=1, type="report", task_id="kept", attempt=1, n=2))["seq"] == 2
             assert await gateway.stop() == 0
+        assert [*meeting.glob("ledgerwire-workers-*")] == []
 
 
 async def test_a_reload_replaces_one_process_after_the_other(database: str, tmp_path: Path) -> None:
