@@ -22,10 +22,13 @@ from msgspec.structs import replace
 
 from gateway import runtime
 from gateway.bus.own_nats import OwnNats
+from gateway.place import Place, Word
 from gateway.settings import BUSES, DEFAULT_PORT, LOG_LEVELS, GatewaySettings
+from gateway.siblings import meeting_place
 from gateway.telemetry import configure_logging
+from gateway.workers import GaveUp, Plan, reserve, supervise
 from ledger import epoch
-from ledger.embedded import EmbeddedPostgres
+from ledger.embedded import MAX_CONNECTIONS, EmbeddedPostgres
 from ledger.errors import LedgerError
 from ledger.migrate import migrate, pending
 from ledger.settings import LedgerSettings
@@ -35,11 +38,13 @@ log = structlog.get_logger(__name__)
 EX_UNAVAILABLE: Final = 69
 EX_CONFIG: Final = 78
 HEALTHCHECK_SECONDS: Final = 3.0
+EMBEDDED_SPARE_CONNECTIONS: Final = 20
+"""Of the own PostgreSQL, beside those of the processes: for people, and while one process takes another's place."""
 
 _EPILOG: Final = """\
-Every option has an environment variable: LEDGERWIRE_HOST, LEDGERWIRE_PORT, LEDGERWIRE_ALLOWED_ORIGINS,
-LEDGERWIRE_TOKEN_FILE, LEDGERWIRE_BUS, LEDGERWIRE_BUS_URL, LEDGERWIRE_LOG_LEVEL, LEDGERWIRE_DATA_DIR; the database is
-DATABASE_URL.
+Every option has an environment variable: LEDGERWIRE_HOST, LEDGERWIRE_PORT, LEDGERWIRE_WORKERS,
+LEDGERWIRE_ALLOWED_ORIGINS, LEDGERWIRE_TOKEN_FILE, LEDGERWIRE_BUS, LEDGERWIRE_BUS_URL, LEDGERWIRE_LOG_LEVEL,
+LEDGERWIRE_DATA_DIR; the database is DATABASE_URL.
 Pools, time-outs and leases: docs/operations.md.
 """
 _EPOCH: Final = """\
@@ -58,17 +63,27 @@ gateway that is stopped.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    place: Place | None = None
     try:
+        place = Place.take(os.environ)
+        options = _parser().parse_args(arguments)
+        options.place, options.arguments = place, arguments
         return int(options.run(options))
     except LedgerError as error:
-        print(f"ledgerwire: {error.sentence}", file=sys.stderr)  # noqa: T201 - for a person
-        return EX_CONFIG if error.code in {"settings", "migration"} else EX_UNAVAILABLE
+        status = EX_CONFIG if error.code in {"settings", "migration"} else EX_UNAVAILABLE
+        sentence = error.sentence
     except runtime.CannotServe as error:
-        print(f"ledgerwire: {error}", file=sys.stderr)  # noqa: T201 - for a person
-        return EX_UNAVAILABLE
+        status, sentence = EX_UNAVAILABLE, str(error)
+    except GaveUp as error:
+        status, sentence = error.status, error.sentence
     except KeyboardInterrupt:
         return 130
+    if place is None:
+        print(f"ledgerwire: {sentence}", file=sys.stderr)  # noqa: T201 - for a person
+    else:
+        place.say(Word(status=status, sentence=sentence))
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,6 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="run a gateway; without DATABASE_URL also a PostgreSQL of its own")
     serve.add_argument("--host", help="address to listen on (default 127.0.0.1); others need --token-file")
     serve.add_argument("--port", type=int, help=f"port to listen on (default {DEFAULT_PORT}; 0: any)")
+    serve.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that share the port, one per core that they may have; default 1. SIGHUP replaces them one by"
+        " one, with the token file as it is then",
+    )
     serve.add_argument(
         "--allow-origin",
         dest="allowed_origins",
@@ -138,6 +160,7 @@ def _serve(options: argparse.Namespace) -> int:
         os.environ,
         host=options.host,
         port=options.port,
+        workers=options.workers,
         allowed_origins=None if options.allowed_origins is None else tuple(options.allowed_origins),
         token_file=options.token_file,
         bus=options.bus,
@@ -149,29 +172,78 @@ def _serve(options: argparse.Namespace) -> int:
     configure_logging(settings.log_level)
     for name in GatewaySettings.unknown_variables(os.environ):
         log.warning("unknown_variable", name=name)
+    place: Place | None = options.place
+    if place is not None:
+        structlog.contextvars.bind_contextvars(process=place.number)
+    elif settings.workers > 1:
+        return _supervise(settings, options.arguments)
     runtime.authenticator(settings)  # what can be wrong with it is better said before a database is started
     with ExitStack() as stack:
-        dsn, database_runs = settings.ledger.database_url, lambda: True
-        if dsn is None:
-            # On the main thread, before the loop: the server is to die with this process (see ledger/embedded).
-            own = stack.enter_context(EmbeddedPostgres.start(settings.ledger.data_dir))
-            dsn, database_runs = own.dsn, lambda: own.running
-        if settings.bus == "nats" and settings.bus_url is None:
-            own_bus = stack.enter_context(OwnNats.start())
-            settings = replace(settings, bus_url=own_bus.url)
-            database_runs = _keeping(own_bus, database_runs)
-        uvloop.run(runtime.serve(settings, dsn, database_runs=database_runs))
+        settings, dsn, they_run = _own_servers(settings, stack)
+        uvloop.run(runtime.serve(settings, dsn, database_runs=they_run, place=place))
     return 0
 
 
-def _keeping(bus: OwnNats, database_runs: Callable[[], bool]) -> Callable[[], bool]:
-    """Have the bus kept whenever the database is looked at."""
+def _supervise(settings: GatewaySettings, arguments: Sequence[str]) -> int:
+    """Start the processes with the same arguments, on the port and the servers that this one has for them."""
+    runtime.authenticator(settings)
+    sockets, port = reserve(settings.host, settings.port)
+    with ExitStack() as stack:
+        for each in sockets:
+            stack.callback(each.close)
+        folder = stack.enter_context(meeting_place())
+        most = EMBEDDED_SPARE_CONNECTIONS + settings.workers * settings.ledger.connections
+        settings, dsn, they_run = _own_servers(settings, stack, max_connections=most)
+        environment = {"DATABASE_URL": dsn, "LEDGERWIRE_BUS": settings.bus_kind}
+        if settings.bus_url is not None:
+            environment["LEDGERWIRE_BUS_URL"] = settings.bus_url
+        plan = Plan(
+            workers=settings.workers,
+            host=settings.host,
+            port=port,
+            arguments=(*arguments, "--port", str(port)),
+            environment=environment,
+            folder=folder,
+            drain_seconds=settings.drain_seconds,
+            start_seconds=settings.database_wait_seconds,
+            facts=runtime.facts(settings),
+        )
+        ledger_dsn = settings.ledger.direct_database_url or dsn
+        asyncio.run(
+            supervise(
+                plan,
+                prepare=lambda: runtime.bring_up_to_date(settings, ledger_dsn),
+                database_runs=they_run,
+            )
+        )
+    return 0
 
-    def look() -> bool:
-        bus.keep()
-        return database_runs()
 
-    return look
+def _own_servers(
+    settings: GatewaySettings, stack: ExitStack, *, max_connections: int = MAX_CONNECTIONS
+) -> tuple[GatewaySettings, str, Callable[[], bool]]:
+    """Start what is needed and was not named: PostgreSQL, a NATS server.
+
+    On the main thread, before the loop: they are to die with this process (see ledger/embedded). Gives the settings
+    with the bus, the URL of the database, and what is to be asked now and then: whether the database still runs.
+    """
+    dsn, database = settings.ledger.database_url, None
+    if dsn is None:
+        database = stack.enter_context(
+            EmbeddedPostgres.start(settings.ledger.data_dir, max_connections=max_connections)
+        )
+        dsn = database.dsn
+    bus: OwnNats | None = None
+    if settings.bus_kind == "nats" and settings.bus_url is None:
+        bus = stack.enter_context(OwnNats.start())
+        settings = replace(settings, bus="nats", bus_url=bus.url)
+
+    def they_run() -> bool:
+        if bus is not None:
+            bus.keep()
+        return database is None or database.running
+
+    return settings, dsn, they_run
 
 
 def _migrate(options: argparse.Namespace) -> int:

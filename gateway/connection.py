@@ -91,7 +91,6 @@ class Connection:
         self._room = asyncio.Event()
         self._room.set()
         self._in_flight = 0
-        self._paused = False
         self._sending_since: float | None = None
         self._bye: Bye | None = None
         self._reading = Reading(self.session, services)
@@ -138,14 +137,19 @@ class Connection:
         self._do(self.session.watch_one(task_id, after))
 
     @property
+    def one_way(self) -> bool:
+        """Whether nothing can come from the peer."""
+        return self._transport.one_way
+
+    @property
+    def sent_bytes(self) -> int:
+        """Of all frames that went out, so far."""
+        return self._outbox.taken_bytes
+
+    @property
     def closing(self) -> bool:
         """Whether goodbye has been said."""
         return self._bye is not None
-
-    def pause(self) -> None:
-        """Take no more frames from the peer; what it has asked is still answered."""
-        self._paused = True
-        self._note_room()
 
     def end(self, bye: Bye) -> None:
         """Say goodbye and close."""
@@ -178,9 +182,9 @@ class Connection:
                     if effect.slot in cut:
                         continue
                     lost = self._outbox.offer(effect.slot, effect.seq, effect.frame, replaces=effect.replaces)
-                    for slot, seq in lost.items():
-                        self.session.rewind(slot, seq)
-                    cut.update(lost)
+                    if lost:
+                        self._rewind(lost)
+                        cut.update(lost)
                 case Send():
                     self._put(effect.frame)
                 case Submit():
@@ -195,6 +199,11 @@ class Connection:
                     self._bye = effect.bye
                 case Authenticate():  # pragma: no cover - `perform` takes these
                     raise AssertionError("a question of identity outside a client's message")
+
+    def _rewind(self, lost: dict[Slot, int]) -> None:
+        self._services.hub.counts.rewinds += len(lost)
+        for slot, seq in lost.items():
+            self.session.rewind(slot, seq)
 
     def _put(self, frame: bytes) -> None:
         try:
@@ -218,7 +227,7 @@ class Connection:
         """Whether the next frame may come: the peer's requests and their answers are bounded."""
         if self.ended.is_set():
             return
-        if self._in_flight < IN_FLIGHT and len(self._outbox) < UNSENT and not self._paused:
+        if self._in_flight < IN_FLIGHT and len(self._outbox) < UNSENT:
             self._room.set()
         else:
             self._room.clear()
@@ -228,6 +237,7 @@ class Connection:
         self.session.end(TOO_SLOW)  # what it says is lost with the line
         if self._bye is not TOO_SLOW:
             self._bye = TOO_SLOW
+            self._services.hub.counts.cuts += 1
             log.info("peer_cut", session=self.id, reason=TOO_SLOW.reason)
             self._transport.abort()
 
@@ -245,6 +255,7 @@ class Connection:
                 subject=principal.subject,
                 client=self.session.client,
             )
+            self._services.admission.leave(self)
         effects = self.session.authenticated(principal.tenant, principal.subject, refresh=effect.refresh)
         if effect.refresh is None and self._services.hub.degraded:
             effects += self.session.notice("degraded")
@@ -317,8 +328,10 @@ class Connection:
         if self._timer is not None:
             self._timer.cancel()
         self._reading.stop()
+        self._services.admission.leave(self)
         hub = self._services.hub
         hub.leave(self)
+        hub.counts.sent_bytes += self.sent_bytes
         for key in self.session.subscriptions.task_keys():
             hub.unwatch(key, self)
         self.ended.set()

@@ -18,6 +18,7 @@ import structlog
 
 from gateway.bus import hints
 from gateway.bus.port import Bus, Hint
+from gateway.counts import Counts
 from gateway.protocol.codec import transition_frame
 from gateway.protocol.effects import Event
 from ledger.epoch import Loss
@@ -80,6 +81,7 @@ class Hub:
         self._behind: dict[Key, None] = {}
         self._unsure: dict[Key, None] = {}
         self._wake = asyncio.Event()
+        self.counts = Counts()
         self.degraded = False
         """Whether the last re-read failed."""
 
@@ -87,6 +89,16 @@ class Hub:
     def topics(self) -> int:
         """Tasks watched on this node."""
         return len(self._topics)
+
+    @property
+    def subscriptions(self) -> int:
+        """Watchers of all tasks together."""
+        return sum(len(topic.watchers) for topic in self._topics.values())
+
+    @property
+    def connections(self) -> int:
+        """How many there are on this node: asked for each that comes, so nothing is copied."""
+        return len(self._everyone)
 
     @property
     def everyone(self) -> frozenset[Watcher]:
@@ -197,6 +209,7 @@ class Hub:
         log.warning("sessions_ended_by_epoch", connections=len(self._everyone), topics=len(self._topics))
         for key in self._topics:
             self._bus.no_interest(key)
+        self.counts.epoch_changes += 1
         self._topics.clear()
         self._behind.clear()
         self._unsure.clear()
@@ -245,6 +258,7 @@ class Hub:
         topics = ((key, self._topics.get(key)) for key in keys)
         forwarded = {key: topic.seq for key, topic in topics if topic and not topic.ended and topic.seq is not None}
         for some in _slices([*forwarded] or [_NO_TASK], TASKS_PER_READ):
+            self.counts.rereads += 1
             heads = await self._reader.heads(some)
             if self._history.epoch != epoch:
                 break
@@ -267,6 +281,7 @@ class Hub:
         if not cursors:
             return
         epoch = self._history.epoch
+        self.counts.fills += 1
         try:
             page = await self._reader.replay(cursors)
         except LedgerError:
@@ -309,6 +324,7 @@ class Hub:
             topic.late = topic.late and not event.shows_life  # each watcher sees that for itself
             events.append(event)
         if events:
+            self.counts.deliveries += len(events) * len(topic.watchers)
             for watcher in list(topic.watchers):
                 watcher.deliver(events)
 

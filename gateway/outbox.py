@@ -44,6 +44,8 @@ class Outbox:
         self._frames = 0  # of subscriptions
         self._bytes = 0
         self._newest: dict[Slot, _Entry] = {}  # unsent frames that may be replaced
+        self.taken_bytes = 0
+        """Of all frames that were taken."""
         self._full = False  # since a frame did not fit: a smaller one behind it must not overtake it
 
     def __len__(self) -> int:
@@ -94,4 +96,5 @@ class Outbox:
                 if self._newest.get(entry.slot) is entry:
                     del self._newest[entry.slot]
         self._full = self._full and self._frames > 0
+        self.taken_bytes += size
         return out

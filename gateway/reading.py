@@ -47,6 +47,7 @@ class Reading:
         session = self._session
         wants = session.subscriptions.due_reads()
         effects: Sequence[Effect] = ()
+        self._services.hub.counts.reads += 1
         try:
             reads = await answer(self._services.reader, wants)
             for read in reads if not session.closed else ():  # else they may be of another history

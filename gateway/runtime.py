@@ -9,27 +9,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 import structlog
 from aiohttp import web
-from msgspec.structs import replace
 
+from gateway.admission import Admission
 from gateway.auth import Anyone, Authenticator, TokenFile
 from gateway.bus.choice import chosen
 from gateway.bus.port import Hint
-from gateway.connection import Connection
+from gateway.drain import Drain
+from gateway.figures import Family
 from gateway.http import app as http_app
 from gateway.http.ops import Health
-from gateway.hub import REREAD_SECONDS, STOPPING, Hub
-from gateway.protocol.errors import SHUTTING_DOWN
+from gateway.hub import REREAD_SECONDS, Hub
+from gateway.metrics import Metrics
+from gateway.place import Place, Word
 from gateway.services import Services
 from gateway.settings import GatewaySettings
+from gateway.siblings import all_figures, answering
 from ledger.epoch import History
 from ledger.errors import Unavailable
 from ledger.leases import Beats
@@ -44,6 +47,14 @@ log = structlog.get_logger(__name__)
 
 KEEPALIVE_SECONDS = 75.0
 """An idle HTTP connection, and one that dribbles its headers, is closed after this."""
+
+POOLS_CLOSE_SECONDS = 2.0
+"""A statement that still runs after a stop has had its time; the server ends it by its own clock."""
+BACKLOG = 1_024
+"""Connections that the system completes and keeps until they are accepted; one beyond it waits a second or more."""
+
+
+DATABASE_HAS_ENDED = "The PostgreSQL of this gateway has ended; start the gateway again. See its server.log."
 
 
 class CannotServe(Exception):
@@ -60,11 +71,13 @@ def collect_garbage_rarely() -> None:
     gc.set_threshold(50_000, 10, 10)
 
 
-async def serve(settings: GatewaySettings, dsn: str, *, database_runs: Callable[[], bool]) -> None:
+async def serve(
+    settings: GatewaySettings, dsn: str, *, database_runs: Callable[[], bool], place: Place | None = None
+) -> None:
     """Run until SIGTERM or SIGINT; a second signal ends at once.
 
     `database_runs` is asked every second: a PostgreSQL of our own that has ended does not come back by itself, so the
-    process ends (`CannotServe`) to be started again as a whole.
+    process ends (`CannotServe`) to be started again as a whole. `place`: this is one of several processes.
     """
     stop, listening = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -83,36 +96,40 @@ async def serve(settings: GatewaySettings, dsn: str, *, database_runs: Callable[
             async with start:
                 for signum in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(signum, on_signal, signum)
-                await stack.enter_async_context(running(settings, dsn))
+                await stack.enter_async_context(running(settings, dsn, place))
                 collect_garbage_rarely()
                 listening.set()
+                if place is not None:
+                    place.say(Word(ready=True))
         except TimeoutError:
             if not stop.is_set():
                 raise
         while not stop.is_set():
             if not database_runs():
-                raise CannotServe(
-                    "The PostgreSQL of this gateway has ended; start the gateway again. See its server.log."
-                )
+                raise CannotServe(DATABASE_HAS_ENDED)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), timeout=1.0)
         log.info("stopping")
 
 
 @asynccontextmanager
-async def running(settings: GatewaySettings, dsn: str, *, reread_seconds: float = REREAD_SECONDS) -> AsyncIterator[int]:
+async def running(
+    settings: GatewaySettings, dsn: str, place: Place | None = None, *, reread_seconds: float = REREAD_SECONDS
+) -> AsyncIterator[int]:
     """A gateway that serves while the context is open; gives the port it listens on."""
     async with AsyncExitStack() as stack:
         who = authenticator(settings)
-        await _migrate(settings, settings.ledger.direct_database_url or dsn)
+        await bring_up_to_date(settings, settings.ledger.direct_database_url or dsn)
+        drain = Drain(settings.drain_seconds)
+        admission = Admission(per_second=settings.connect_rate, most_opening=settings.max_opening)
         pools = await Pools.open(settings.ledger, dsn)
-        stack.push_async_callback(pools.close)
+        stack.push_async_callback(pools.close, POOLS_CLOSE_SECONDS)
         await _look_at_database(pools)
         lease_ms = settings.ledger.patience.lease_ms
         history = History()
         reader = Reader(pools.read, lease_ms=lease_ms, history=history)
         await reader.epoch()
-        bus = chosen(settings.bus, settings.bus_url, settings.ledger, settings.ledger.direct_database_url or dsn)
+        bus = chosen(settings.bus_kind, settings.bus_url, settings.ledger, settings.ledger.direct_database_url or dsn)
         hub = Hub(
             Reader(pools.control, lease_ms=lease_ms, history=history), bus, reread_seconds=reread_seconds
         )  # clients' reads must not keep it from looking after everybody
@@ -125,7 +142,7 @@ async def running(settings: GatewaySettings, dsn: str, *, reread_seconds: float 
         await bus.start(on_hint, hub.missed)
         stack.push_async_callback(bus.close)
         writer.start()
-        stack.push_async_callback(writer.close, settings.drain_seconds / 2)
+        stack.push_async_callback(lambda: writer.close(drain.left_seconds))
         reaper = Reaper(writer, settings.ledger, settings.ledger.direct_database_url or dsn)
         reaper.start()
         stack.push_async_callback(reaper.close)
@@ -139,20 +156,36 @@ async def running(settings: GatewaySettings, dsn: str, *, reread_seconds: float 
             reader=reader,
             beats=beats,
             authenticator=who,
+            admission=admission,
             history=history,
             ping_interval_seconds=settings.ping_interval_seconds,
             max_connections=settings.max_connections,
         )
-        drain = _Drain(hub, writer, settings.drain_seconds)
         health = Health(
             pools=pools,
-            draining=drain.begun.is_set,
+            draining=lambda: drain.begun,
             reaps=lambda: reaper.holds,
             bus=lambda: bus.state,
             version=product_version(),
         )
+        metrics = Metrics(
+            hub=hub,
+            bus=bus,
+            writer=writer,
+            pools=pools,
+            reaper=reaper,
+            admission=admission,
+            draining=lambda: drain.begun,
+            version=health.version,
+        )
+        if place is not None:
+            await stack.enter_async_context(answering(place.folder, str(place.number), metrics.families))
         app = http_app.build(
-            services, health, allowed_origins=settings.allowed_origins, loopback_only=settings.loopback_only
+            services,
+            health,
+            partial(_figures, metrics, place),
+            allowed_origins=settings.allowed_origins,
+            loopback_only=settings.loopback_only,
         )
         runner = web.AppRunner(
             app,
@@ -164,46 +197,19 @@ async def running(settings: GatewaySettings, dsn: str, *, reread_seconds: float 
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        port = await _listen(runner, settings)
-        stack.push_async_callback(drain.run, runner)
+        port = await _listen(runner, settings, shared=place is not None)
+        stack.push_async_callback(drain.run, runner, admission, hub, writer, reaper)
         log.info(
-            "listening",
-            host=settings.host,
-            port=port,
-            version=health.version,
-            authentication="none, loopback only" if settings.loopback_only else "token file",
+            "listening" if place is None else "process_listening", host=settings.host, port=port, **facts(settings)
         )
         yield port
 
 
-class _Drain:
-    """Ends the conversations: what was asked is answered first, and the clients come back spread over a window."""
-
-    def __init__(self, hub: Hub, writer: Writer, window_seconds: float) -> None:
-        self._hub = hub
-        self._writer = writer
-        self._window_seconds = window_seconds
-        self.begun = asyncio.Event()
-
-    async def run(self, runner: web.AppRunner) -> None:
-        self.begun.set()
-        for site in list(runner.sites):
-            await site.stop()
-        connections = []
-        for watcher in self._hub.everyone:
-            if isinstance(watcher, Connection):
-                watcher.pause()
-                connections.append(watcher)
-            else:
-                watcher.notice(STOPPING)
-        await self._writer.flush(self._window_seconds / 4)
-        for connection in connections:
-            retry_after_ms = secrets.randbelow(int(self._window_seconds * 1000) + 1)
-            connection.end(replace(SHUTTING_DOWN, retry_after_ms=retry_after_ms))
-        gone = asyncio.gather(*(connection.ended.wait() for connection in connections))
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(gone, timeout=self._window_seconds / 2)
-        log.info("drained", connections=len(connections), left=len(self._hub.everyone), topics=self._hub.topics)
+async def _figures(metrics: Metrics, place: Place | None) -> Sequence[Family]:
+    """The figures of this process; where it is one of several, of all."""
+    if place is None:
+        return metrics.families()
+    return await all_figures(place.folder, str(place.number), metrics.families)
 
 
 def authenticator(settings: GatewaySettings) -> Authenticator:
@@ -211,8 +217,8 @@ def authenticator(settings: GatewaySettings) -> Authenticator:
     return Anyone() if settings.token_file is None else TokenFile.read(settings.token_file)
 
 
-async def _migrate(settings: GatewaySettings, dsn: str) -> None:
-    """Bring the schema up to date, waiting a while for a database that is not there yet."""
+async def bring_up_to_date(settings: GatewaySettings, dsn: str) -> None:
+    """Bring the schema of a database up to date, waiting a while for a database that is not there yet."""
     tell_at = time.monotonic()
     deadline = tell_at + settings.database_wait_seconds
     while True:
@@ -242,16 +248,28 @@ async def _look_at_database(pools: Pools) -> None:
         log.warning("database_may_forget", settings=server.unsafe, detail="A crash can lose acknowledged transitions.")
 
 
-async def _listen(runner: web.AppRunner, settings: GatewaySettings) -> int:
-    site = web.TCPSite(runner, settings.host, settings.port)
+def facts(settings: GatewaySettings) -> dict[str, object]:
+    """What an operator wants to see when a gateway listens."""
+    authentication = "none, loopback only" if settings.loopback_only else "token file"
+    return {"version": product_version(), "authentication": authentication}
+
+
+async def _listen(runner: web.AppRunner, settings: GatewaySettings, *, shared: bool) -> int:
+    """Listen; `shared`: other processes do so on the same port."""
+    site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG, reuse_port=shared or None)
     try:
         await site.start()
     except OSError as error:
-        raise CannotServe(
-            f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}). Another program may be using the"
-            " port; stop it or choose another one with --port."
-        ) from error
+        raise cannot_listen(settings.host, settings.port, error) from error
     return int(runner.addresses[0][1])
+
+
+def cannot_listen(host: str, port: int, error: OSError) -> CannotServe:
+    """Why an address cannot be listened on, and what to do."""
+    return CannotServe(
+        f"Cannot listen on {host}:{port} ({error.strerror}). Another program may be using the port; stop it or choose"
+        " another one with --port."
+    )
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.hub import Hub
 from ledger.epoch import History
@@ -20,6 +21,7 @@ class Services(Struct, frozen=True, kw_only=True):
     reader: Reader
     beats: Beats
     authenticator: Authenticator
+    admission: Admission
     history: History
     ping_interval_seconds: float
     max_connections: int

@@ -6,7 +6,10 @@ Secure by default: without a token file it listens on loopback only.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -19,8 +22,11 @@ from ledger.errors import SettingsError
 from ledger.settings import LedgerSettings
 
 DEFAULT_PORT: Final = 8080
+NATS_SERVER: Final = "nats-server"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 BUSES: Final = ("local", "postgres", "nats")
+MOST_WORKERS: Final = 256
+"""More than a machine has cores for; each takes nine or ten connections to PostgreSQL."""
 LONGEST_WAIT_SECONDS: Final = 3_600
 """For a stop or a start: longer is a slip of the pen, such as milliseconds."""
 
@@ -32,6 +38,8 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     """0: the system chooses one; it is in the log line `listening`."""
+    workers: int = 1
+    """Processes that share the port; more than one needs Linux."""
     allowed_origins: tuple[str, ...] = ()
     """Pages of these origins may connect, besides the server's own."""
     token_file: Path | None = None
@@ -43,10 +51,14 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     """How long to wait at the start for a database that cannot be reached yet."""
     max_connections: int = 20_000
     """WebSockets, event streams and long polls of this process; the next one is told `overloaded` or `busy`."""
-    bus: str = "local"
-    """What carries hints to the other nodes of the same database."""
+    bus: str | None = None
+    """What carries hints to the other nodes of the same database. None: see `bus_kind`."""
     bus_url: str | None = None
     """The NATS servers, separated by commas; may hold secrets. None: one of its own, for the processes of this node."""
+    connect_rate: float = 1_000.0
+    """New WebSockets a second, with twice as many at once; the next one is told when to come again. 0: no bound."""
+    max_opening: int = 1_000
+    """WebSockets that have not been welcomed yet; a process that cannot keep up lets no more in."""
     log_level: str = "info"
 
     def __post_init__(self) -> None:
@@ -54,16 +66,16 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
             raise SettingsError(f"The port is {self.port}; it must be 0 to 65535.")
         if self.log_level not in LOG_LEVELS:
             raise SettingsError(f"The log level is {self.log_level!r}; it may be {', '.join(LOG_LEVELS)}.")
-        if self.bus not in BUSES:
-            raise SettingsError(f"The bus is {self.bus!r}; it may be {', '.join(BUSES)}.")
-        if self.bus_url is not None:
-            if self.bus != "nats":
-                raise SettingsError(f"A bus URL is for --bus nats, and the bus is {self.bus}.")
-            servers_in(self.bus_url)
+        self._check_workers()
+        self._check_bus()
         if not 1 <= self.ping_interval_seconds <= 300:
             raise SettingsError(f"The ping interval is {self.ping_interval_seconds:g} s; it must be 1 to 300.")
         if not 1 <= self.max_connections <= 1_000_000:
             raise SettingsError(f"The bound on connections is {self.max_connections}; it must be 1 to 1000000.")
+        if not 0 <= self.connect_rate <= 1_000_000:
+            raise SettingsError(f"The connect rate is {self.connect_rate:g}; it must be 0 (no bound) to 1000000.")
+        if not 1 <= self.max_opening <= 1_000_000:
+            raise SettingsError(f"The bound on opening connections is {self.max_opening}; it must be 1 to 1000000.")
         for what, seconds in (("drain time", self.drain_seconds), ("database wait", self.database_wait_seconds)):
             if not 0 <= seconds <= LONGEST_WAIT_SECONDS:
                 raise SettingsError(f"The {what} is {seconds:g} s; it must be 0 to {LONGEST_WAIT_SECONDS}.")
@@ -81,6 +93,25 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
         given = {field: getattr(self, field) for field in self.__struct_fields__}
         given["bus_url"] = self.bus_url and shown(self.bus_url)
         return f"GatewaySettings({', '.join(f'{field}={value!r}' for field, value in given.items())})"
+
+    def _check_workers(self) -> None:
+        if not 1 <= self.workers <= MOST_WORKERS:
+            raise SettingsError(f"There are to be {self.workers} workers; it must be 1 to {MOST_WORKERS}.")
+        if self.workers > 1 and sys.platform != "linux":
+            raise SettingsError("More than one worker needs Linux; start it with --workers 1.")
+
+    def _check_bus(self) -> None:
+        if self.bus is not None and self.bus not in BUSES:
+            raise SettingsError(f"The bus is {self.bus!r}; it may be {', '.join(BUSES)}.")
+        if self.bus_url is not None:
+            if self.bus_kind != "nats":
+                raise SettingsError(f"A bus URL is for --bus nats, and the bus is {self.bus_kind}.")
+            servers_in(self.bus_url)
+
+    @property
+    def bus_kind(self) -> str:
+        """The bus: the one that was named, else the best for so many processes."""
+        return self.bus or default_bus(self.workers)
 
     @property
     def loopback_only(self) -> bool:
@@ -116,6 +147,7 @@ def _origins(text: str) -> tuple[str, ...]:
 _READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "host": str,
     "port": int,
+    "workers": int,
     "allowed_origins": _origins,
     "token_file": Path,
     "ping_interval_seconds": float,
@@ -124,9 +156,24 @@ _READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "max_connections": int,
     "bus": str,
     "bus_url": str,
+    "connect_rate": float,
+    "max_opening": int,
     "log_level": str,
 }
 _ELSEWHERE: Final = frozenset({"LEDGERWIRE_POSTGRES_BIN", "LEDGERWIRE_TEST_SEED", "LEDGERWIRE_TEST_SECONDS"})
+
+
+def default_bus(workers: int) -> str:
+    """By which bus the processes of one gateway tell each other of their commits, where none was named.
+
+    One process has nobody to tell. NOTIFY is enough for two; beyond that each notification wakes everybody, and a NATS
+    server of our own, where it is installed, wakes only those who watch the task.
+    """
+    if workers == 1:
+        return "local"
+    beside = Path(sys.executable).parent / NATS_SERVER  # where the extra puts it
+    installed = os.access(beside, os.X_OK) or shutil.which(NATS_SERVER) is not None
+    return "nats" if workers > 2 and installed else "postgres"
 
 
 def is_loopback(host: str) -> bool:

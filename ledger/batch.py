@@ -199,3 +199,14 @@ def _name_of(request: Request) -> object:
     if isinstance(request, Report) and request.n is not None:
         return (request.attempt, request.n)
     return None
+
+
+def apart(
+    growth: Mapping[Key, Growth[E]],
+) -> tuple[dict[Key, Growth[E]], dict[Key, Growth[E]]]:
+    """The tasks that only progress, and the others."""
+    progress: dict[Key, Growth[E]] = {}
+    rest: dict[Key, Growth[E]] = {}
+    for key, grown in growth.items():
+        (progress if grown.plain else rest)[key] = grown
+    return progress, rest

@@ -152,6 +152,11 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
             )
 
     @property
+    def connections(self) -> int:
+        """How many connections to PostgreSQL one process has at most: the lanes, the reaper's, and one to listen."""
+        return self.write_pool_max + self.read_pool_max + self.control_pool_max + 2
+
+    @property
     def patience(self) -> Patience:
         """The three graces, as the writer and the reaper want them."""
         return Patience(

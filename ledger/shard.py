@@ -18,9 +18,9 @@ from typing import Protocol
 import structlog
 
 from ledger.arguments import advance_arguments, append_arguments, heads_arguments
-from ledger.batch import Answer, Fold, Found, Growth, fold, transitions_of
+from ledger.batch import Answer, Fold, Found, Growth, apart, fold, transitions_of
 from ledger.epoch import History
-from ledger.errors import Busy, OutcomeUnknown, Refused, Unavailable
+from ledger.errors import Busy, LedgerError, OutcomeUnknown, Refused, Unavailable
 from ledger.heads import Heads
 from ledger.literals import NotJson
 from ledger.model import Key, Patience, Rejection, Transition
@@ -29,6 +29,7 @@ from ledger.pool import Lane
 from ledger.receipts import receipt
 from ledger.rows import prior_of, state_of
 from ledger.sql import query
+from ledger.tally import Tally
 from ledger.turns import Turns, out_of_turn
 
 log = structlog.get_logger(__name__)
@@ -54,10 +55,13 @@ class Listener(Protocol):
 class Shard:
     """One connection, one loop, and the heads of its tasks."""
 
-    def __init__(self, lane: Lane, listener: Listener, batch_limit: int, patience: Patience, history: History) -> None:
+    def __init__(
+        self, lane: Lane, listener: Listener, batch_limit: int, patience: Patience, history: History, tally: Tally
+    ) -> None:
         self._connection = lane.hold("writer")
         self._patience = patience
         self._history = history
+        self._tally = tally
         self._listener = listener
         self._batch_limit = batch_limit
         self._queue: deque[Pending] = deque()
@@ -103,7 +107,7 @@ class Shard:
             self._task.cancel()
             await asyncio.wait([self._task])
         for pending in (*self._at_work, *self._queue):
-            pending.resolve(pending.gone())
+            self._refuse(pending, pending.gone())
         await self._connection.close()
 
     async def _run(self) -> None:
@@ -132,7 +136,7 @@ class Shard:
             # A fault of ours must not end the loop: everybody else's reports depend on it.
             log.exception("writer_fault", requests=len(batch))
             for pending in batch:
-                pending.resolve(OutcomeUnknown("The server failed while writing; send the same again."))
+                self._refuse(pending, OutcomeUnknown("The server failed while writing; send the same again."))
             self._heads.states.clear()
             return
         now = time.monotonic()
@@ -150,16 +154,18 @@ class Shard:
         """Answer what has waited too long, and with it what its worker has numbered behind it."""
         for pending in late:
             self.turns.miss(pending.key, pending.request, now)
-            if self._failures or pending.sent_seq:
-                pending.resolve(pending.gone())
-            else:
-                pending.resolve(Busy("Others write to this task without a pause.", retry_after_ms=BUSY_RETRY_AFTER_MS))
+            busy = Busy("Others write to this task without a pause.", retry_after_ms=BUSY_RETRY_AFTER_MS)
+            self._refuse(pending, pending.gone() if self._failures or pending.sent_seq else busy)
         waiting, self._queue = self._queue, deque()
         for pending in waiting:
             if self.turns.may_come(pending.key, pending.request, now):
                 self._queue.append(pending)
             else:
-                pending.resolve(pending.gone() if pending.sent_seq else out_of_turn())
+                self._refuse(pending, pending.gone() if pending.sent_seq else out_of_turn())
+
+    def _refuse(self, pending: Pending, why: Rejection | LedgerError) -> None:
+        self._tally.refused[why.code] += not pending.done
+        pending.resolve(why)
 
     async def _commit(self, batch: Sequence[Pending]) -> list[Pending]:
         """Settle a batch; returns the entries whose task had moved on, in order, to be decided again.
@@ -176,7 +182,7 @@ class Shard:
             for key, answers in decided.answers.items():
                 if key not in decided.growth:
                     self._answer(answers)
-            progress, rest = _apart(decided.growth)
+            progress, rest = apart(decided.growth)
             if progress:
                 await self._write(decided, progress, "advance", advance_arguments(progress), epoch)
             if rest:
@@ -200,8 +206,10 @@ class Shard:
         epoch: str,
     ) -> None:
         """Append what grows with one statement, in the epoch of the decision, and settle it."""
+        began = time.monotonic()
         try:
             (row,) = await self._connection.fetch(query(name), *arguments, epoch or None, self._heads.copy)
+            self._tally.commit_seconds.note(time.monotonic() - began)
         except (OutcomeUnknown, asyncio.CancelledError):
             # Cancelled at the end of `close`, it may have been sent as well.
             self._note_sent(growth, epoch)
@@ -234,7 +242,7 @@ class Shard:
             return list(batch)
         if len(batch) == 1:
             log.warning("report_refused_by_database", task_id=batch[0].request.task_id, reason=error.reason)
-            batch[0].resolve(Rejection(code="bad_request", message=error.sentence))
+            self._refuse(batch[0], Rejection(code="bad_request", message=error.sentence))
             return []
         return await self._in_halves(batch)
 
@@ -278,6 +286,7 @@ class Shard:
                 entry.done = True
                 answers.append((entry, receipt(change)))
             known += decided.answers.get(key, ())
+        self._tally.commit_transitions.note(len(answers))
         asyncio.get_running_loop().call_soon(self._tell, told, heads, answers)
         self._answer(known)
 
@@ -308,6 +317,8 @@ class Shard:
                     self._listener.reached(entry.key, answer.seq)
                 except Exception:
                     log.exception("listener_fault", task_id=answer.task_id)
+            else:
+                self._tally.refused[answer.code] += 1
             entry.say(answer)
 
     async def _read(self, entries: Sequence[Pending]) -> dict[Pending, Found]:
@@ -333,14 +344,3 @@ class Shard:
 
 def _full_jitter(failures: int) -> float:
     return random.uniform(0.01, min(RETRY_MOST_SECONDS, RETRY_FIRST_SECONDS * 2**failures))  # noqa: S311 - not a secret
-
-
-def _apart(
-    growth: Mapping[Key, Growth[Pending]],
-) -> tuple[dict[Key, Growth[Pending]], dict[Key, Growth[Pending]]]:
-    """The tasks that only progress, and the others."""
-    progress: dict[Key, Growth[Pending]] = {}
-    rest: dict[Key, Growth[Pending]] = {}
-    for key, grown in growth.items():
-        (progress if grown.plain else rest)[key] = grown
-    return progress, rest

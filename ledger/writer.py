@@ -24,6 +24,7 @@ from ledger.pending import Pending, payload_bytes
 from ledger.pool import Lane
 from ledger.settings import LedgerSettings
 from ledger.shard import BUSY_RETRY_AFTER_MS, Listener, Shard
+from ledger.tally import Tally
 from ledger.turns import out_of_turn
 
 QUEUE_BYTES: Final = 64 * 1024 * 1024
@@ -51,8 +52,11 @@ class Writer:
         self._high_water = settings.queue_limit
         self._low_water = int(self._high_water * LOW_WATER)
         self._queue_wait_seconds = settings.queue_wait_seconds
+        self.tally = Tally()
         limit, patience = settings.batch_limit, settings.patience
-        self._shards = [Shard(lane, listener, limit, patience, history) for _ in range(settings.write_pool_max)]
+        self._shards = [
+            Shard(lane, listener, limit, patience, history, self.tally) for _ in range(settings.write_pool_max)
+        ]
         self._full = False
         self._large_bytes = 0
         self._closing = False
@@ -88,6 +92,7 @@ class Writer:
         It is called once, and never before `post` has returned; whatever it does holds up the next batch.
         """
         if self._closing:
+            self.tally.refused[Unavailable.code] += 1
             raise Unavailable("This server is shutting down; send the report again.", retry_after_ms=1000)
         key = task_key(request.tenant, request.task_id)
         shard = self._shard_of(key)
@@ -95,9 +100,12 @@ class Writer:
         size = payload_bytes(request)
         if not self._has_room() or self._large_bytes + size > QUEUE_BYTES:
             shard.turns.miss(key, request, now)
+            self.tally.refused[Busy.code] += 1
             raise Busy("Too many reports are waiting for the database.", retry_after_ms=BUSY_RETRY_AFTER_MS)
         if not shard.turns.may_come(key, request, now):
-            raise out_of_turn()
+            refusal = out_of_turn()
+            self.tally.refused[refusal.code] += 1
+            raise refusal
         if size >= LARGE_BYTES:
             self._large_bytes += size
             tell = partial(self._release, size, tell)
@@ -131,6 +139,10 @@ class Writer:
             async with asyncio.timeout(timeout_seconds):
                 await asyncio.gather(*(shard.flush() for shard in self._shards))
         await asyncio.sleep(0)  # those who wait for the answers have their turn
+
+    def take_no_more(self) -> None:
+        """From now on requests are answered `Unavailable`; what is queued goes on to its commit."""
+        self._closing = True
 
     async def close(self, timeout_seconds: float) -> None:
         """Take no more, commit what is queued for at most so long, and answer the rest with `Unavailable`."""

@@ -13,7 +13,12 @@ from gateway.services import Services
 
 
 def build(
-    services: Services, health: ops.Health, *, allowed_origins: Collection[str], loopback_only: bool
+    services: Services,
+    health: ops.Health,
+    figures: ops.Figures,
+    *,
+    allowed_origins: Collection[str],
+    loopback_only: bool,
 ) -> web.Application:
     """The application, ready to be run. `loopback_only`: there is no authentication."""
     app = web.Application(
@@ -26,8 +31,10 @@ def build(
     )
     app[tasks.SERVICES] = services
     app[ops.HEALTH] = health
+    app[ops.FIGURES] = figures
     app[ingest.INTAKES] = set()
     app.on_response_prepare.append(guard.add_headers)
+    app.on_response_prepare.append(ops.hang_up)
     app.add_routes(tasks.routes)
     app.add_routes(ingest.routes)
     app.add_routes(ops.routes)

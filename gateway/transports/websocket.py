@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from collections.abc import Sequence
 from typing import Final
 
 import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
+from msgspec.structs import replace
 
 from gateway.connection import CLOSE_SECONDS, Connection
 from gateway.protocol import codec
@@ -18,6 +21,9 @@ log = structlog.get_logger(__name__)
 
 HARD_FRAME_BYTES: Final = 4 * codec.FRAME_BYTES
 """Up to here a frame that is too large gets an answer and the connection goes on; beyond it aiohttp stops reading."""
+
+OVERLOADED_MS: Final = (2_500, 7_500)
+"""When one that finds no room is to come again; spread, so that those who came together do not."""
 
 _REFUSED_BY_AIOHTTP: Final = {
     WSCloseCode.MESSAGE_TOO_BIG: FRAME_TOO_LARGE,
@@ -69,19 +75,22 @@ class _Transport:
 
 
 async def serve(request: web.Request, services: Services, token: str | None) -> web.StreamResponse:
-    """Serve one client from upgrade to close."""
+    """Serve one client from upgrade to close. Raises `ProtocolError` when it is not the moment to connect."""
+    services.admission.admit(time.monotonic())
     websocket = _WebSocket(timeout=CLOSE_SECONDS, compress=False, max_msg_size=HARD_FRAME_BYTES)
     try:
         await websocket.prepare(request)
     except ConnectionError:
         return websocket  # gone before the upgrade was answered
     transport = _Transport(websocket, request)
-    if len(services.hub.everyone) >= services.max_connections:
+    if services.hub.connections >= services.max_connections:
         log.warning("overloaded", connections=services.max_connections)
-        await transport.send([codec.bye(OVERLOADED)])
-        await transport.close(OVERLOADED)
+        overloaded = replace(OVERLOADED, retry_after_ms=random.randint(*OVERLOADED_MS))  # noqa: S311 - spreads load
+        await transport.send([codec.bye(overloaded)])
+        await transport.close(overloaded)
         return websocket
     connection = Connection(services, transport, token=token)
+    services.admission.enter(connection)
     sender = asyncio.create_task(connection.run(), name=f"send {connection.id}")
     try:
         async for message in websocket:

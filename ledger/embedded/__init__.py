@@ -8,6 +8,6 @@
 Linux only. It never listens on a network, never adds a user, and never opens a folder that is not its own.
 """
 
-from ledger.embedded.server import EmbeddedPostgres
+from ledger.embedded.server import MAX_CONNECTIONS, EmbeddedPostgres
 
-__all__ = ["EmbeddedPostgres"]
+__all__ = ["MAX_CONNECTIONS", "EmbeddedPostgres"]

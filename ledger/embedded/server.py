@@ -24,6 +24,8 @@ from ledger.errors import EmbeddedError
 
 logger = logging.getLogger(__name__)
 
+MAX_CONNECTIONS: Final = 60
+"""Where nothing else is asked for: what one gateway needs, twice, and some for people."""
 _POLL_SECONDS: Final = 0.01
 _LOG_TAIL_BYTES: Final = 2_000
 # How long the server of a killed gateway may take to shut down before it is told to stop at once.
@@ -68,7 +70,7 @@ class EmbeddedPostgres:
         *,
         existing: bool = False,
         durable: bool = True,
-        max_connections: int = 60,
+        max_connections: int = MAX_CONNECTIONS,
         start_timeout_seconds: float = 30.0,
     ) -> Self:
         """Start the server on `data_dir` and wait until it takes connections; the first time, make its data.

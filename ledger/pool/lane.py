@@ -43,6 +43,8 @@ class Lane:
         self._turns = asyncio.Semaphore(size)
         self._waiters: dict[object, tuple[str, float]] = {}
         self._checked_out = 0
+        self.timeouts = 0
+        """Callers that waited for a turn in vain."""
         self._held = 0  # in a `Hold`, and not in use
         self._distrusted_before = 0.0  # a connection last used before this is replaced …
         self._doubted_before = 0.0  # … and before this, asked
@@ -161,6 +163,7 @@ class Lane:
             async with asyncio.timeout(self._settings.acquire_timeout_seconds):
                 await self._turns.acquire()
         except TimeoutError as exc:
+            self.timeouts += 1
             raise Unavailable(
                 f"all {self._size} connections of the {self.name} lane are busy",
                 reason="acquire_timeout",

@@ -13,7 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 from unittest.mock import patch
 
 import orjson
@@ -23,7 +23,6 @@ from aiohttp import web
 from gateway import runtime
 from gateway.auth import Anyone
 from gateway.http import app as http_app
-from gateway.http import ops
 from gateway.hub import Hub
 from gateway.services import Services
 from gateway.settings import GatewaySettings
@@ -135,9 +134,7 @@ class Commits:
 _build = http_app.build
 
 
-def build(
-    services: Services, health: ops.Health, *, allowed_origins: Sequence[str], loopback_only: bool
-) -> web.Application:
+def build(services: Services, *given: Any, **more: Any) -> web.Application:
     """The product's application, with the way in for commits."""
 
     commits = Commits(services.hub)
@@ -153,7 +150,7 @@ def build(
             committing.cancel()
         return socket
 
-    app = _build(services, health, allowed_origins=allowed_origins, loopback_only=loopback_only)
+    app = _build(services, *given, **more)
     app.router.add_get("/bench/commit", commit)
     return app
 

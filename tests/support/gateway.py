@@ -163,6 +163,11 @@ class GatewayProcess(Gateway):
         self._process.send_signal(signum)
         return await self.wait()
 
+    def signal(self, signum: signal.Signals) -> None:
+        """Send a signal, and do not wait."""
+        assert self._process is not None
+        self._process.send_signal(signum)
+
     async def wait(self) -> int:
         """Wait until it has ended by itself; the exit status."""
         assert self._process is not None

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 from msgspec.structs import replace
 
+from gateway.admission import Admission
 from gateway.auth import Principal
 from gateway.bus.local import LocalBus
 from gateway.bus.port import Hint
@@ -215,6 +216,7 @@ async def _opened(
             reader=reader,
             beats=Beats(here.control),
             authenticator=OneTenant(tenant),
+            admission=Admission(per_second=0, most_opening=10),
             history=history,
             ping_interval_seconds=3_600.0,
             max_connections=10,

@@ -41,7 +41,8 @@ def test_no_secret_is_shown(url: str) -> None:
 
 def test_a_bus_is_one_of_three_and_only_nats_has_a_url() -> None:
     """Settings that mean nothing together are refused."""
-    assert GatewaySettings.compose({}).bus == "local"
+    assert GatewaySettings.compose({}).bus_kind == "local"
+    assert GatewaySettings.compose({}, workers=2).bus_kind == "postgres"
     assert GatewaySettings.compose({"LEDGERWIRE_BUS": "postgres"}, bus="nats").bus == "nats"
     with pytest.raises(SettingsError, match="local, postgres, nats"):
         GatewaySettings.compose({"LEDGERWIRE_BUS": "redis"})

@@ -133,3 +133,17 @@ async def test_a_gateway_that_is_not_there_yet_is_waited_for(database: str) -> N
         creating = asyncio.create_task(worker.create("t"))
         async with in_process(database, port=port):
             assert (await creating).seq == 1
+
+
+async def test_a_gateway_that_has_a_crowd_at_its_door_says_when_to_come_again(
+    database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client waits as it was told, which is no failure to warn of, and is let in."""
+    caplog.set_level(logging.INFO, logger="ledgerwire")
+    async with in_process(database, connect_rate=1.0) as gateway:
+        async with gateway.client(), gateway.client():  # all that come in at once
+            async with ledgerwire.Worker(gateway.ws) as worker:
+                await worker.create("t")
+    told = [record for record in caplog.records if "HTTP 503" in record.getMessage()]
+    assert told
+    assert all(record.levelno == logging.INFO for record in told)

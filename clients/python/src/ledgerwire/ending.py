@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 from dataclasses import dataclass
 from typing import Final
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
+from websockets.http11 import Response
 
 from ledgerwire.errors import LedgerwireError, Refused
 from ledgerwire.wire import Bye
@@ -14,6 +16,8 @@ from ledgerwire.wire import Bye
 _NOT_AUTHORISED: Final = frozenset({401, 403})
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _FINAL_CODES: Final = range(4500, 5000)
+_LONGEST_NAMED_SECONDS: Final = 60.0
+"""A proxy may name an hour, and know nothing."""
 
 
 class Said(Exception):
@@ -47,13 +51,25 @@ def of_opening(error: Exception, shown_url: str, *, ever_welcomed: bool) -> Endi
         status = error.response.status_code
         why = f"the upgrade was answered with HTTP {status}"
         if status in _PASSING or (ever_welcomed and status not in _NOT_AUTHORISED):
-            return Ending(why)
+            return Ending(why, retry_after_seconds=_named_time(error.response))
         return Ending(why, Refused(status, "upgrade_refused", f"{shown_url}: {why}"))
     if isinstance(error, InvalidMessage):  # usually a connection that was closed before it answered
         return Ending(f"no answer to the upgrade ({error})")
     if isinstance(error, (InvalidHandshake, ssl.SSLCertVerificationError)) and not ever_welcomed:
         return Ending(str(error), Refused(0, "no_websocket", f"{shown_url}: {error}"))
     return Ending(f"{type(error).__name__}: {error}")
+
+
+def _named_time(response: Response) -> float | None:
+    """When to come again, in seconds, as the answer says: the gateway's own word is finer than HTTP's."""
+    try:
+        seconds = float(json.loads(response.body or b"")["retry_after_ms"]) / 1000
+    except (ValueError, TypeError, KeyError):
+        header = response.headers.get("Retry-After", "")
+        if not (header.isascii() and header.isdigit()):  # else a date, of whoever stands between
+            return None
+        seconds = float(header)
+    return min(max(seconds, 0.0), _LONGEST_NAMED_SECONDS)
 
 
 def of_conversation(error: Exception, *, renewable: bool) -> Ending:
