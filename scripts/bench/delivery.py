@@ -8,6 +8,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from scripts.bench import cores, delivered, loading, provisions
 from scripts.bench.machine import described
 from scripts.bench.paper import Paper, plain, write_json
@@ -65,6 +67,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--ping-seconds", type=float, default=PING_SECONDS, help="keep-alive in the shape beat (default %(default)s)"
+    )
+    parser.add_argument(
+        "--reports-per-frame",
+        type=int,
+        default=1,
+        metavar="N",
+        help="durable: how many reports the worker sends as one array, at most (default 1; 300 fit into a frame)",
     )
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw the costs there (png, svg, pdf; needs matplotlib)"
@@ -139,7 +148,9 @@ def _with_server(place: Place, load: Path, server: Server, shape: Shape, options
         connections=shape.subscribers,
         dsn=dsn,
         postmaster=place.postmaster_pid,
-    ) as target:
+    ) as running:
+        grouped = options.reports_per_frame if server.durable else running.dialect.grouped
+        target = replace(running, dialect=replace(running.dialect, grouped=grouped))
         return loading.measure(
             load, target, shape, seconds=options.seconds, ping_seconds=options.ping_seconds, core=client_core
         )
