@@ -35,8 +35,8 @@ _AGREES: Final = """
 select count(*) from (
     select key, count(*) as steps, max(seq) as newest from ledger.transition group by key
 ) t
-full join ledger.task using (key)
-where t.steps is distinct from t.newest or t.newest is distinct from task.seq
+full join ledger.head using (key)
+where t.steps is distinct from t.newest or t.newest is distinct from head.seq
 """
 
 
