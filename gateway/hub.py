@@ -17,6 +17,7 @@ from typing import Final, Protocol
 import structlog
 
 from gateway.bus import hints
+from gateway.bus.announcer import Announcer
 from gateway.bus.port import Bus, Hint
 from gateway.counts import Counts
 from gateway.protocol.codec import transition_frame
@@ -77,7 +78,7 @@ class Hub:
         self._topics: dict[Key, _Topic] = {}
         self._everyone: set[Watcher] = set()
         self._reread_seconds = reread_seconds
-        self._turning = False
+        self._announcer = Announcer(bus, self._history)
         self._behind: dict[Key, None] = {}
         self._unsure: dict[Key, None] = {}
         self._wake = asyncio.Event()
@@ -163,8 +164,8 @@ class Hub:
                 self._forward(key, topic, events)
             if self._bus.remote:
                 frames[key] = [event.frame for event in events]
-        if self._bus.remote and not self._turning:
-            self._bus.announce(self._history.epoch, heads, frames)
+        if self._bus.remote:
+            self._announcer.announce(heads, frames)
 
     def reached(self, key: Key, seq: int) -> None:
         """A task has come at least so far; what happened in between may not have been seen here."""
@@ -183,13 +184,8 @@ class Hub:
         topic = self._topics.get(hint.key)
         if topic is None or hint.epoch != self._history.epoch:
             return
-        if topic.seq is not None and 0 < hint.seq - topic.seq <= len(hint.frames):
-            try:
-                events = [hints.event(hint.key, frame) for frame in hint.frames[topic.seq - hint.seq :]]
-            except hints.Garbled:
-                pass
-            else:
-                self._forward(hint.key, topic, events)
+        if topic.seq is not None and (events := hints.events_after(hint, topic.seq)):
+            self._forward(hint.key, topic, events)
         self.reached(hint.key, hint.seq)
 
     def missed(self, keys: Sequence[Key] | None) -> None:
@@ -213,14 +209,8 @@ class Hub:
         self._topics.clear()
         self._behind.clear()
         self._unsure.clear()
-        # What was committed before and is told after this, in the next turn of the loop, is of the other history.
-        self._turning = True
-        asyncio.get_running_loop().call_soon(self._has_turned)
         for watcher in list(self._everyone):
             watcher.notice(BEGUN_ANEW)
-
-    def _has_turned(self) -> None:
-        self._turning = False
 
     async def run(self) -> None:
         """Re-read watched tasks regularly, and at once where something is known to be missing. Ends when cancelled."""
@@ -236,6 +226,7 @@ class Hub:
             try:
                 if loop.time() >= next_reread:
                     next_reread = loop.time() + self._reread_seconds
+                    self._unsure.clear()
                     await self._compare(self._topics)
                 elif self._unsure:
                     unsure, self._unsure = self._unsure, {}

@@ -20,6 +20,7 @@ from ledger.machine import CancelStage, Status
 from ledger.model import Key, Transition
 
 VERSION: Final = 1
+END: Final = b"]}"
 _Sequence = Annotated[int, Meta(ge=1, le=2**62)]
 
 
@@ -32,15 +33,20 @@ def opening(node: str) -> str:
     return f'{{"v":{VERSION},"node":"{node}",'
 
 
+def beginning(node: str, epoch: str) -> bytes:
+    """All of a message before its hints; `encoded` ones follow, with commas between them, and then `END`."""
+    return f'{opening(node)}"epoch":"{epoch}","hints":['.encode()
+
+
 def encode(node: str, epoch: str, hints: Iterable[Hint], *, max_bytes: int) -> list[bytes]:
     """Messages with all these hints, each of at most `max_bytes`; in order, as few as will hold them.
 
     The frames go along only where everything fits into one message.
     """
     hints = list(hints)
-    begin, end = f'{opening(node)}"epoch":"{epoch}","hints":['.encode(), b"]}"
+    begin, end = beginning(node, epoch), END
     room = max_bytes - len(begin) - len(end)
-    whole = [_hint(hint) for hint in hints]
+    whole = [encoded(hint) for hint in hints]
     if sum(map(len, whole)) + len(whole) <= room:
         return [begin + b",".join(whole) + end] if whole else []
     messages, some, size = [], list[bytes](), 0
@@ -54,6 +60,13 @@ def encode(node: str, epoch: str, hints: Iterable[Hint], *, max_bytes: int) -> l
     return [*messages, begin + b",".join(some) + end]
 
 
+def encoded(hint: Hint) -> bytes:
+    """One hint with its frames, as it stands in a message."""
+    if not hint.frames:
+        return _bare(hint)
+    return f'["{hint.key}",{hint.seq},['.encode() + b",".join(hint.frames) + b"]]"
+
+
 def decode(message: bytes) -> list[Hint]:
     """The hints of a message. Raises `Garbled`."""
     try:
@@ -62,6 +75,16 @@ def decode(message: bytes) -> list[Hint]:
     except (DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Garbled(str(error)) from error
     return [Hint(hint.key, hint.seq, read.epoch, [bytes(raw) for raw in hint.frames]) for hint in read.hints]
+
+
+def events_after(hint: Hint, seq: int) -> list[Event]:
+    """The events behind this sequence, if the hint says that it has all of them and they can be read; else none."""
+    if not 0 < hint.seq - seq <= len(hint.frames):
+        return []
+    try:
+        return [event(hint.key, frame) for frame in hint.frames[seq - hint.seq :]]
+    except Garbled:
+        return []
 
 
 def event(key: Key, frame: bytes) -> Event:
@@ -92,12 +115,6 @@ def event(key: Key, frame: bytes) -> Event:
 
 def _bare(hint: Hint) -> bytes:
     return f'["{hint.key}",{hint.seq}]'.encode()
-
-
-def _hint(hint: Hint) -> bytes:
-    if not hint.frames:
-        return _bare(hint)
-    return f'["{hint.key}",{hint.seq},['.encode() + b",".join(hint.frames) + b"]]"
 
 
 def _bytes(raw: Raw | UnsetType) -> bytes | None:

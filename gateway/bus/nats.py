@@ -10,7 +10,7 @@ import asyncio
 import random
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Final
 
@@ -129,9 +129,8 @@ class NatsBus(Carrier):
             return 0
         taken = unsent.take(HINTS_AT_ONCE)
         with _broken(client):
-            for hint in taken:
-                for message in hints.encode(self.node, hint.epoch, [hint], max_bytes=2 * FRAME_BYTES):
-                    await client.publish(f"{SUBJECTS}.{hint.key}", message)
+            begin = hints.beginning(self.node, taken[0].epoch)
+            await client.publish_all((hint.key, begin + hints.encoded(hint) + hints.END) for hint in taken)
         await asyncio.sleep(0)  # publishing waits for nothing
         return len(taken)
 
@@ -179,6 +178,14 @@ class _Client(Client):
             closed_cb=self._closed,
             lame_duck_mode_cb=self._leaving,
         )
+
+    async def publish_all(self, messages: Iterable[tuple[Key, bytes]]) -> None:
+        """Publish each message on its task's subject, all in one piece: one by one that took half of our time."""
+        if self.is_closed:
+            raise Broken("connection_lost")
+        commands = (f"PUB {SUBJECTS}.{key} {len(text)}\r\n".encode() + text + b"\r\n" for key, text in messages)
+        await self._send_command(b"".join(commands))
+        await self._flush_pending()
 
     async def barrier(self) -> None:
         """Return when the server has done all that it was told before."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -14,8 +14,9 @@ from gateway.bus.port import Hint
 from gateway.hub import Hub
 from gateway.protocol.codec import transition_frame
 from gateway.protocol.effects import Event
+from ledger.epoch import History
 from ledger.model import Head, Key, Report, Transition, task_key
-from ledger.pool import Pools
+from ledger.pool import Lane, Pools
 from ledger.reader import Reader
 from ledger.settings import LedgerSettings
 from tests.support.node import Node, node
@@ -49,8 +50,11 @@ class Watcher:
 class Scene:
     """A hub that reads a real ledger, and a watcher of one task at sequence 2; the task has come to 4."""
 
-    def __init__(self, hub: Hub, watcher: Watcher, committed: list[Transition], epoch: str, writer: Node) -> None:
+    def __init__(
+        self, hub: Hub, lane: Lane, watcher: Watcher, committed: list[Transition], epoch: str, writer: Node
+    ) -> None:
         self.hub = hub
+        self.lane = lane
         self.watcher = watcher
         self.committed = committed
         self.epoch = epoch
@@ -74,7 +78,7 @@ async def _scene(database: str) -> AsyncIterator[Scene]:
         hub, watcher = Hub(reader, LocalBus(), reread_seconds=NEVER_SECONDS), Watcher()
         hub.watch(KEY, watcher)
         running = asyncio.create_task(hub.run())
-        scene = Scene(hub, watcher, writer.heard.of("a"), epoch, writer)
+        scene = Scene(hub, pools.control, watcher, writer.heard.of("a"), epoch, writer)
         task = await writer.task()
         hub.seen(KEY, replace(task.head, seq=2))
         await eventually(lambda: watcher.seqs == [3, 4] or not watcher.seqs)
@@ -158,6 +162,34 @@ async def test_a_hint_that_comes_while_a_client_reads_is_kept(scene: Scene) -> N
     scene.hint(4)
     scene.hub.seen(KEY, None)
     await eventually(lambda: late.seqs == [1, 2, 3, 4])
+
+
+class Loudspeaker(LocalBus):
+    """Keeps what is announced."""
+
+    remote = True
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, dict[Key, int], dict[Key, list[bytes]]]] = []
+
+    def announce(self, epoch: str, heads: Sequence[tuple[Key, int]], frames: Mapping[Key, Sequence[bytes]]) -> None:
+        self.said.append((epoch, dict(heads), {key: list(some) for key, some in frames.items()}))
+
+
+async def test_a_commit_of_the_history_before_is_not_announced_in_the_new_one(scene: Scene) -> None:
+    """What was committed just before the epoch changed, and is told just after, is no event of the new history."""
+    bus, history = Loudspeaker(), History()
+    history.note("before", "")
+    hub = Hub(Reader(scene.lane, lease_ms=60_000, history=history), bus)
+    third = scene.committed[2:3]
+    hub.committed(third, [(KEY, 3)])
+    loop = asyncio.get_running_loop()
+    loop.call_soon(hub.committed, third, [(KEY, 3)])
+    history.note("after", "before")
+    await asyncio.sleep(0)
+    hub.committed(third, [(KEY, 3)])
+    frames = {KEY: [scene.frame(3)]}
+    assert bus.said == [("before", {KEY: 3}, frames), ("after", {KEY: 3}, frames)]
 
 
 async def test_after_a_gap_of_the_bus_the_ledger_is_compared_at_once(scene: Scene) -> None:

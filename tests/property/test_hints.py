@@ -88,6 +88,20 @@ def test_what_is_no_message_is_garbled(raw: bytes) -> None:
             read(raw)
 
 
+def test_the_events_behind_a_sequence_are_given_only_if_all_are_there() -> None:
+    """Not over a gap, not for who is as far already, and not with one among them that cannot be read."""
+    frames = [
+        f'{{"type":"transition","task_id":"t","seq":{seq},"status":"running","attempt":1,"progress":null,'
+        f'"stage":null,"message":null,"at":"2026-01-01T00:00:00Z"}}'.encode()
+        for seq in (4, 5, 6)
+    ]
+    hint = Hint("k", 6, EPOCH, frames)
+    behind = {seq: [event.seq for event in hints.events_after(hint, seq)] for seq in range(1, 8)}
+    assert behind == {1: [], 2: [], 3: [4, 5, 6], 4: [5, 6], 5: [6], 6: [], 7: []}
+    garbled = hint._replace(frames=[frames[0], b"{}", frames[2]])
+    assert [len(hints.events_after(garbled, seq)) for seq in (3, 4, 5)] == [0, 0, 1]
+
+
 def test_many_hints_become_several_messages() -> None:
     """As few as hold them, none too long, and nothing is left out."""
     many = [Hint(f"{number:032x}", 1, EPOCH, [b"{}"]) for number in range(100)]
