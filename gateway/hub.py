@@ -84,6 +84,11 @@ class Hub:
         return len(self._topics)
 
     @property
+    def connections(self) -> int:
+        """How many there are on this node: asked for each that comes, so nothing is copied."""
+        return len(self._everyone)
+
+    @property
     def everyone(self) -> frozenset[Watcher]:
         """The connections of this node."""
         return frozenset(self._everyone)

@@ -207,7 +207,7 @@ async def poll(request: web.Request) -> web.Response:
 
 
 def _check_room(services: Services) -> None:
-    if len(services.hub.everyone) >= services.max_connections:
+    if services.hub.connections >= services.max_connections:
         raise ProtocolError("busy", "This server has too many connections; try again.", retry_after_ms=5_000)
 
 

@@ -76,7 +76,7 @@ async def serve(request: web.Request, services: Services, token: str | None) -> 
     except ConnectionError:
         return websocket  # gone before the upgrade was answered
     transport = _Transport(websocket, request)
-    if len(services.hub.everyone) >= services.max_connections:
+    if services.hub.connections >= services.max_connections:
         log.warning("overloaded", connections=services.max_connections)
         await transport.send([codec.bye(OVERLOADED)])
         await transport.close(OVERLOADED)
