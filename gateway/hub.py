@@ -17,6 +17,7 @@ from typing import Final, Protocol
 import structlog
 
 from gateway.bus.port import Bus, Hint
+from gateway.protocol.burst import Burst, bursts
 from gateway.protocol.codec import transition_frame
 from gateway.protocol.effects import Event
 from ledger.epoch import Loss
@@ -40,7 +41,7 @@ _NO_TASK: Final = "0" * 32
 class Watcher(Protocol):
     """A connection, as the hub sees it. Must not wait or fail."""
 
-    def deliver(self, events: Sequence[Event]) -> None:
+    def deliver(self, burst: Burst) -> None:
         """Transitions of one watched task, in order."""
 
     def see(self, key: Key, head: Head) -> None:
@@ -241,7 +242,7 @@ class Hub:
                 topic.known = topic.seq  # the ledger has no more: the hint was wrong
 
     def _forward(self, key: Key, topic: _Topic, transitions: Iterable[Transition]) -> None:
-        events = []
+        events: list[Event] = []
         for transition in transitions:
             if topic.seq is not None:
                 if transition.seq <= topic.seq:
@@ -255,8 +256,9 @@ class Hub:
             topic.late = topic.late and not event.shows_life  # each watcher sees that for itself
             events.append(event)
         if events:
-            for watcher in list(topic.watchers):
-                watcher.deliver(events)
+            for burst in bursts(events):
+                for watcher in list(topic.watchers):
+                    watcher.deliver(burst)
 
     def _compare_one(self, key: Key, topic: _Topic, head: Head) -> None:
         """So far has a task come, says the ledger: is there more, and is it news how the worker is?"""

@@ -29,6 +29,7 @@ from gateway.hub import STOPPING, Hub
 from gateway.protocol.errors import SHUTTING_DOWN
 from gateway.services import Services
 from gateway.settings import GatewaySettings
+from gateway.transports.wire import bound_send_buffers
 from ledger.epoch import History
 from ledger.errors import Unavailable
 from ledger.leases import Beats
@@ -252,6 +253,7 @@ async def _listen(runner: web.AppRunner, settings: GatewaySettings) -> int:
             f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}). Another program may be using the"
             " port; stop it or choose another one with --port."
         ) from error
+    bound_send_buffers(site)
     return int(runner.addresses[0][1])
 
 

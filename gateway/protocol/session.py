@@ -13,6 +13,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from gateway.protocol import codec, messages
+from gateway.protocol.burst import Burst
 from gateway.protocol.effects import (
     Authenticate,
     Beats,
@@ -59,6 +60,11 @@ class Session:
     `now` is always the same monotonic clock, in seconds.
     """
 
+    __slots__ = (
+        "_before_hello", "_closed", "_heard_at", "_hello_until", "_phase", "_ping_at", "_ping_interval", "_server_time",
+        "_subject", "_tenant", "_unreadable", "client", "epoch", "id", "subscriptions",
+    )  # fmt: skip
+
     def __init__(
         self,
         *,
@@ -101,6 +107,11 @@ class Session:
     def has_words(self) -> bool:
         """Whether `drained` has something to tell."""
         return not self._closed and self.subscriptions.has_words
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether something may be to do as soon as all frames have left: `drained`, or a read."""
+        return not self._closed and self.subscriptions.has_rest
 
     # What comes in from the client
 
@@ -224,7 +235,7 @@ class Session:
             return self.end(UNAUTHENTICATED)
         return [Send(codec.refusal(refresh, error))]
 
-    def settled(self, id_: int | str | None, answer: Receipt | Rejection | ProtocolError) -> list[Effect]:
+    def settled(self, id_: int | str | None, answer: Receipt | Rejection | ProtocolError) -> list[Send]:
         """The ledger has answered a `Submit`."""
         if self._closed:
             return []
@@ -233,6 +244,10 @@ class Session:
         if isinstance(answer, Rejection):
             answer = ProtocolError(answer.code, answer.message)
         return [Send(codec.refusal(id_, answer))]
+
+    def passes(self, burst: Burst) -> bool:
+        """Whether a plain burst of a watched task goes to the client as it is, and is given out with that."""
+        return not self._closed and self.subscriptions.passes(burst)
 
     def deliver(self, events: Sequence[Event]) -> list[Effect]:
         """Live transitions of one watched task, in order."""

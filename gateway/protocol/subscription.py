@@ -52,6 +52,15 @@ class Subscription:
             return False
         return self.catchup.delivered >= self.seen_at and not (self.catchup.due or self.catchup.reading)
 
+    def passes(self, first: int, last: int) -> bool:
+        """Whether these transitions are next and go to the client as they are; then they are given out."""
+        if self.mode != "all" or not self.catchup.passes(first, last):
+            return False
+        self.believed = Liveness.LIVE
+        if last > self.seen_at:
+            self.seen_at, self.liveness = last, Liveness.LIVE
+        return True
+
     def jump(self, reason: str, cursor: Cursor) -> None:
         """The stream cannot go on at the cursor: begin anew, and say so with the next announcement."""
         self.jumped = (reason, cursor)

@@ -32,7 +32,7 @@ async def report_all(worker: Peer, task_id: str) -> None:
 def outboxes() -> list[int]:
     """How many frames wait for each connection of this process that has not ended."""
     found = [each for each in gc.get_objects() if type(each) is Connection]
-    return [len(each._outbox) for each in found if not each.ended.is_set()]
+    return [len(each._sending) for each in found if not each.ended.is_set()]
 
 
 async def subscribe(gateway: Gateway, peer: Peer, task_id: str, mode: str) -> None:

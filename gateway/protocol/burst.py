@@ -1,0 +1,111 @@
+"""Transitions of one task that are told of together, encoded once for all who watch. Pure.
+
+Frames of a server are not masked (RFC 6455, 5.1), so the bytes that go to one WebSocket can go to all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from struct import Struct as Layout
+from typing import Final
+
+from gateway.protocol.effects import Event, Slot
+from ledger.machine import TERMINAL
+from ledger.model import Key
+
+BURST_BYTES: Final = 64 * 1024
+"""What one connection can be given at once; a larger burst is several."""
+
+_TEXT: Final = 0x81  # the only fragment of a text message
+_SHORT: Final = tuple(bytes((_TEXT, size)) for size in range(126))
+_MEDIUM: Final = Layout("!BBH")
+_LONG: Final = Layout("!BBQ")
+
+
+class Burst:
+    """Events of one task in order and without a hole."""
+
+    __slots__ = ("_ready", "bytes", "events", "first", "last", "plain", "slot")
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self.events = events
+        self.slot: Slot = (events[0].transition.key, False)
+        """The subscription that takes it as it is."""
+        self.first = events[0].seq
+        self.last = events[-1].seq
+        self.plain = not self.ended and all(event.shows_life for event in events)
+        """Whether it says no more than that the task goes on: no end, no request of a client."""
+        self.bytes = sum(len(event.frame) for event in events)
+        """Of all frames."""
+        self._ready: bytes | None = None
+
+    @property
+    def key(self) -> Key:
+        """Its task."""
+        return self.slot[0]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the task has ended with it."""
+        return self.events[-1].transition.status in TERMINAL
+
+    @property
+    def ready(self) -> bytes:
+        """Its frames as a WebSocket takes them, joined; made when the first connection asks for them."""
+        if self._ready is None:
+            self._ready = ready(self.frames)
+        return self._ready
+
+    @property
+    def frames(self) -> Sequence[bytes]:
+        """Its frames, one for each event."""
+        return [event.frame for event in self.events]
+
+
+Piece = bytes | Burst
+"""What waits to be sent: one frame, or those of a burst."""
+
+
+def bursts(events: Iterable[Event]) -> Iterator[Burst]:
+    """The events of a task as bursts that are not too large to be given to a connection at once."""
+    some: list[Event] = []
+    size = 0
+    for event in events:
+        if some and size + len(event.frame) > BURST_BYTES:
+            yield Burst(some)
+            some, size = [], 0
+        some.append(event)
+        size += len(event.frame)
+    if some:
+        yield Burst(some)
+
+
+def ready(frames: Iterable[bytes]) -> bytes:
+    """Frames as a WebSocket takes them, joined: text messages of a server."""
+    return b"".join([part for frame in frames for part in (_header(len(frame)), frame)])
+
+
+def ready_pieces(pieces: Iterable[Piece]) -> bytes:
+    """The same of pieces."""
+    out: list[bytes] = []
+    for piece in pieces:
+        if isinstance(piece, Burst):
+            out.append(piece.ready)
+        else:
+            out += (_header(len(piece)), piece)
+    return out[0] if len(out) == 1 else b"".join(out)
+
+
+def frames_of(pieces: Iterable[Piece]) -> Iterator[bytes]:
+    """The frames of pieces, one by one."""
+    for piece in pieces:
+        if isinstance(piece, Burst):
+            yield from piece.frames
+        else:
+            yield piece
+
+
+def _header(size: int) -> bytes:
+    if size < 126:
+        return _SHORT[size]
+    return _MEDIUM.pack(_TEXT, 126, size) if size < 65_536 else _LONG.pack(_TEXT, 127, size)
