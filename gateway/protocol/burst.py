@@ -33,9 +33,13 @@ class Burst:
         """The subscription that takes it as it is."""
         self.first = events[0].seq
         self.last = events[-1].seq
-        self.plain = not self.ended and all(event.shows_life for event in events)
+        plain, size = not self.ended, 0
+        for event in events:  # a loop costs a third of two generators
+            plain = plain and event.shows_life
+            size += len(event.frame)
+        self.plain = plain
         """Whether it says no more than that the task goes on: no end, no request of a client."""
-        self.bytes = sum(len(event.frame) for event in events)
+        self.bytes = size
         """Of all frames."""
         self._ready: bytes | None = None
 
@@ -66,18 +70,23 @@ Piece = bytes | Burst
 """What waits to be sent: one frame, or those of a burst."""
 
 
-def bursts(events: Iterable[Event]) -> Iterator[Burst]:
+def bursts(events: Sequence[Event]) -> list[Burst]:
     """The events of a task as bursts that are not too large to be given to a connection at once."""
+    if not events:
+        return []
+    whole = Burst(events)
+    if whole.bytes <= BURST_BYTES or len(events) == 1:
+        return [whole]
+    out: list[Burst] = []
     some: list[Event] = []
     size = 0
     for event in events:
         if some and size + len(event.frame) > BURST_BYTES:
-            yield Burst(some)
+            out.append(Burst(some))
             some, size = [], 0
         some.append(event)
         size += len(event.frame)
-    if some:
-        yield Burst(some)
+    return [*out, Burst(some)]
 
 
 def ready(frames: Iterable[bytes]) -> bytes:

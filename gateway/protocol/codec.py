@@ -41,10 +41,11 @@ class Unreadable(Exception):
 
 def decode(frame: str) -> Iterator[Inbound | Unreadable]:
     """The messages of one frame, in order; one that cannot be read does not harm the others."""
-    if len(frame) > FRAME_BYTES or len(frame.encode("utf-8", "surrogatepass")) > FRAME_BYTES:
+    size = len(frame) if frame.isascii() or len(frame) > FRAME_BYTES else len(frame.encode("utf-8", "surrogatepass"))
+    if size > FRAME_BYTES:
         yield Unreadable(ProtocolError("frame_too_large", f"A frame may have {FRAME_BYTES} bytes; send less at once."))
         return
-    if not frame.lstrip(" \t\r\n").startswith("["):
+    if frame.startswith("{") or not frame.lstrip(" \t\r\n").startswith("["):
         yield _decode_one(frame)
         return
     try:

@@ -149,6 +149,8 @@ class Session:
         return self.subscriptions.add(self._tenant, task_id, mode="all", cursor=after)
 
     def _act(self, message: messages.Inbound, now: float) -> Sequence[Effect]:
+        if isinstance(message, messages.Report) and self._tenant is not None:  # nearly all that ever comes
+            return (Submit(message.id, report_request(self._tenant, message)),)
         if isinstance(message, messages.Hello):
             return self._hello(message)
         if self._tenant is None:
@@ -165,8 +167,6 @@ class Session:
 
     def _serve(self, tenant: str, message: messages.Inbound, now: float) -> Sequence[Effect]:
         match message:
-            case messages.Report():
-                return [Submit(message.id, report_request(tenant, message))]
             case messages.Create():
                 return [Submit(message.id, create_request(tenant, message))]
             case messages.Cancel():

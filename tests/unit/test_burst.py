@@ -46,11 +46,11 @@ def test_an_end_and_a_request_are_not_plain() -> None:
 def test_a_large_burst_is_several() -> None:
     """Each is no larger than a connection can be given at once; one event alone may have any size."""
     some = events(report(), *(report(data=b'"' + b"x" * size + b'"') for size in (30_000, 30_000, 16_000, 70_000, 10)))
-    cut = list(bursts(some))
+    cut = bursts(some)
     assert [event for burst in cut for event in burst.events] == some
     assert [len(burst.events) for burst in cut] == [3, 1, 1, 1]
     assert all(burst.bytes <= BURST_BYTES or len(burst.events) == 1 for burst in cut)
-    assert list(bursts([])) == []
+    assert bursts([]) == []
 
 
 @pytest.mark.parametrize(
