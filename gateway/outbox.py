@@ -58,6 +58,11 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._queue)
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Of the frames of subscriptions that wait."""
+        return self._bytes
+
     def put(self, frame: bytes) -> None:
         """Queue an answer. Raises `OutboxFull`."""
         if self._answers >= self._max_answers:

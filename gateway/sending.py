@@ -149,6 +149,12 @@ class Sending:
         self.blocked = False
         return self.flush()
 
+    @property
+    def held_bytes(self) -> int:
+        """Of frames that the system has not taken."""
+        waiting = 0 if self._outbox is None else self._outbox.waiting_bytes
+        return self._ready_bytes + waiting + self._transport.unsent()
+
     def stalled_since(self, now: float) -> float | None:
         """Since when the peer has taken nothing at all of what it was sent; None when nothing waits for it."""
         if not self.blocked:

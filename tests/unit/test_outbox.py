@@ -84,6 +84,7 @@ def test_a_burst_counts_for_all_its_frames() -> None:
     assert outbox.offer(A, 10, b"x") == {A: 10}
     outbox = Outbox(max_bytes=burst(3).bytes)
     assert outbox.offer(A, 1, burst(3)) == {}
+    assert outbox.waiting_bytes == burst(3).bytes
     assert outbox.offer(A, 4, b"x") == {A: 4}
 
 
