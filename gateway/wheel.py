@@ -83,7 +83,8 @@ class Wheel:
 
     def __init__(self) -> None:
         self._slots: Slots[Timed] = Slots()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0  # uvloop's handle of a call that is due at once does not tell when
 
     def put(self, what: Timed, at: float) -> None:
         """Call its `tick` then, and not when it was due before."""
@@ -96,10 +97,11 @@ class Wheel:
 
     def _arm(self) -> None:
         at = self._slots.next_at
-        if at is None or (self._timer is not None and self._timer.when() <= at):
+        if at is None or (self._timer is not None and self._timer_at <= at):
             return
         if self._timer is not None:
             self._timer.cancel()
+        self._timer_at = at
         self._timer = asyncio.get_running_loop().call_at(at, self._turn)
 
     def _turn(self) -> None:

@@ -90,11 +90,7 @@ class _Transport:
 async def serve(request: web.Request, services: Services, token: str | None) -> web.StreamResponse:
     """Serve one client from upgrade to close."""
     websocket = _WebSocket(timeout=CLOSE_SECONDS, compress=False, max_msg_size=HARD_FRAME_BYTES)
-    try:
-        wire = Wire(request, await websocket.prepare(request))
-    except ConnectionError:
-        return websocket  # gone before the upgrade was answered
-    transport = _Transport(websocket, wire)
+    transport = _Transport(websocket, Wire(request, await websocket.prepare(request)))
     if services.hub.connections >= services.max_connections:
         log.warning("overloaded", connections=services.max_connections)
         transport.write([codec.bye(OVERLOADED)])

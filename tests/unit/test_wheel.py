@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.wheel import SLOT_SECONDS, Slots
+from gateway.wheel import SLOT_SECONDS, Slots, Wheel
 
 
 class Someone:
@@ -84,3 +90,45 @@ def test_whatever_is_put_comes_within_a_slot(steps: list[tuple[int, float] | int
                 del table[who]
             assert all(at > now - SLOT_SECONDS for at in table.values())
     assert table == {}
+
+
+class Rung:
+    """Who is called, and puts itself back while there is a time left."""
+
+    def __init__(self, wheel: Wheel, delays: list[float]) -> None:
+        self.due_slot: int | None = None
+        self._wheel = wheel
+        self._delays = delays
+        self.at = 0.0
+        self.done = asyncio.Event()
+        self.put()
+
+    def put(self) -> None:
+        self.at = time.monotonic() + self._delays.pop()
+        self._wheel.put(self, self.at)
+
+    def tick(self) -> None:
+        assert time.monotonic() >= self.at
+        if self._delays:
+            self.put()
+        else:
+            self.done.set()
+        raise RuntimeError("a fault of one is not a fault of others")
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_all_are_called_whatever_one_does(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """Also who is due at once or long since, on both event loops: the timer they share is never lost."""
+
+    async def ring() -> None:
+        wheel = Wheel()
+        gone = Rung(wheel, [0.05])
+        some = [Rung(wheel, [delay, 0.0, 0.01, -5.0]) for delay in (0.0, 0.04, 0.0, -1.0)]
+        wheel.remove(gone)
+        async with asyncio.timeout(10):
+            for one in some:
+                await one.done.wait()
+        assert not gone.done.is_set()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(ring())
