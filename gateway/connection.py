@@ -270,32 +270,34 @@ class Connection:
 
     def _begin(self, what: Callable[[], Coroutine[None, None, None]], name: str) -> None:
         if self._task is None:
-            self._task = asyncio.create_task(what(), name=f"{name} {self.id}")
+            self._task = asyncio.create_task(self._until_gone(what), name=f"{name} {self.id}")
+
+    async def _until_gone(self, what: Callable[[], Coroutine[None, None, None]]) -> None:
+        try:
+            await what()
+        except ConnectionError as error:
+            log.debug("peer_gone", session=self.id, reason=type(error).__name__)
+        except Exception:
+            log.exception("connection_fault", session=self.id)
+        else:
+            return
+        self._task = None
+        self._transport.abort()
+        self.release()
 
     async def _wait_for_peer(self) -> None:
-        try:
-            while not self._released:
-                await self._transport.drained()
-                if self._transport.one_way:
-                    self.session.heard(time.monotonic())
-                all_left = self._sending.go_on()
-                self._inflow.note()
-                if all_left:
-                    break
-        except (ConnectionError, asyncio.IncompleteReadError) as error:
-            log.debug("peer_gone", session=self.id, reason=type(error).__name__)
-            self._task = None
-            self._transport.abort()
-            self.release()
-        else:
-            self._task = None
-            self.flush()
+        all_left = False
+        while not all_left:
+            await self._transport.drained()
+            if self._transport.one_way:
+                self.session.heard(time.monotonic())
+            all_left = self._sending.go_on()
+            self._inflow.note()
+        self._task = None
+        self.flush()
 
     async def _close(self) -> None:
-        try:
-            await self._transport.close(self._bye or INTERNAL)
-        except (ConnectionError, asyncio.IncompleteReadError) as error:
-            log.debug("peer_gone", session=self.id, reason=type(error).__name__)
+        await self._transport.close(self._bye or INTERNAL)
         self._task = None
         self.release()
 

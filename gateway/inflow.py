@@ -13,7 +13,7 @@ UNSENT: Final = 1_000
 """Frames that may wait to be sent before no more is read from the peer."""
 FRAMES_PER_TURN: Final = 32
 """Of one peer that are taken before the others have their turn; a long frame counts for several."""
-FRAME_BYTES: Final = 512
+FRAME_BYTES: Final = 256
 """So long is a frame that counts for two."""
 
 

@@ -50,6 +50,8 @@ MESSAGES_BEFORE_HELLO: Final = 20
 DEAD_AFTER_INTERVALS: Final = 1.5
 RETURN_WITHIN_MS: Final = 3_000
 """The clients of a rewound ledger come back spread over this time: each of them reads its tasks anew."""
+_PING: Final = codec.frame("ping")
+_PONG: Final = codec.frame("pong")
 
 
 class Session:
@@ -158,7 +160,7 @@ class Session:
             if self._before_hello > MESSAGES_BEFORE_HELLO:
                 return self.end(PROTOCOL_ERROR)
         if isinstance(message, messages.Ping):
-            return [Send(codec.frame("pong"))]
+            return [Send(_PONG)]
         if isinstance(message, messages.Pong):
             return []
         if self._tenant is None:
@@ -312,7 +314,7 @@ class Session:
         out = self.subscriptions.give_up_waiting(now)
         if now >= self._ping_at:
             self._ping_at = now + self._ping_interval
-            out.append(Send(codec.frame("ping")))
+            out.append(Send(_PING))
         return out
 
     def is_dead(self, *, silent_since: float, now: float) -> bool:
