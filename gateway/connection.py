@@ -151,7 +151,7 @@ class Connection:
 
     def deliver(self, burst: Burst) -> None:
         """Live transitions of a watched task."""
-        if not (burst.plain and self.session.passes(burst)):
+        if not (burst.plain and self._bye is None and self.session.subscriptions.passes(burst)):
             self._do(self.session.deliver(burst.events))
             return
         sending = self._sending
@@ -218,7 +218,7 @@ class Connection:
         sending = self._sending
         if sending.flushing or sending.blocked or self._released:
             return
-        if len(sending) or self._bye is not None or self.session.has_rest:
+        if len(sending) or self._bye is not None or self.session.subscriptions.has_rest:
             sending.flushing = True
             self._services.turn.add(self)
 
@@ -244,7 +244,8 @@ class Connection:
         for reply in self.session.settled(id_, answer):
             self._put(reply.frame)
         self._settle_down()
-        self._inflow.note()
+        if self._inflow.waits:
+            self._inflow.note()
 
     # Sending
 
@@ -254,9 +255,10 @@ class Connection:
             return
         if not self._sending.flush():
             self._begin(self._wait_for_peer, "send")
-        elif self._bye is not None or self.session.has_rest:
+        elif self._bye is not None or self.session.subscriptions.has_rest:
             self._rest()
-        self._inflow.note()
+        if self._inflow.waits:
+            self._inflow.note()
 
     def _rest(self) -> None:
         """All frames have left: what waits for that?"""

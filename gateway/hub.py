@@ -10,8 +10,7 @@ It keeps no history: what a watcher missed before it came is read by its own ses
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -134,7 +133,7 @@ class Hub:
 
     def committed(self, transitions: Sequence[Transition], heads: Sequence[tuple[Key, int]]) -> None:
         """These are in the ledger now: forward them here, announce how far the tasks came to the other nodes."""
-        for key, group in groupby(transitions, key=_key_of):
+        for key, group in _by_task(transitions):
             topic = self._topics.get(key)
             if topic is not None:
                 self._forward(key, topic, group)
@@ -221,11 +220,10 @@ class Hub:
             raise
         if self._history.epoch != epoch:
             return  # the cursors are of another history
-        for key, group in groupby(page, key=_key_of):
+        for key, missing in _by_task(page):
             topic = self._topics.get(key)
             if topic is None or topic.seq is None:
                 continue
-            missing = list(group)
             if missing[0].seq > topic.seq + 1:
                 # Forward behind the hole: each session sees it, looks itself, and tells its client.
                 log.error("ledger_hole", task_id=missing[0].task_id, after=topic.seq, found=missing[0].seq)
@@ -285,8 +283,16 @@ class Hub:
             watcher.notice(kind)
 
 
-def _key_of(transition: Transition) -> Key:
-    return transition.key
+def _by_task(transitions: Iterable[Transition]) -> Iterator[tuple[Key, list[Transition]]]:
+    """Those of one task stand together."""
+    some: list[Transition] = []
+    for transition in transitions:
+        if some and some[0].key != transition.key:
+            yield some[0].key, some
+            some = []
+        some.append(transition)
+    if some:
+        yield some[0].key, some
 
 
 def _slices(keys: Sequence[Key], size: int) -> Iterable[Sequence[Key]]:

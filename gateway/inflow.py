@@ -20,12 +20,14 @@ FRAME_BYTES: Final = 256
 class Inflow:
     """One connection's."""
 
-    __slots__ = ("_room", "_sending", "_taken", "in_flight", "paused", "stopped")
+    __slots__ = ("_room", "_sending", "_taken", "in_flight", "paused", "stopped", "waits")
 
     def __init__(self, sending: Sending) -> None:
         self._sending = sending
         self._room: asyncio.Future[None] | None = None  # while nothing is read
         self._taken = 0
+        self.waits = False
+        """Whether nothing is read until `note` finds that there is room."""
         self.in_flight = 0
         """Requests that wait for their commit."""
         self.paused = False
@@ -41,6 +43,7 @@ class Inflow:
             await asyncio.sleep(0)
         while not self._has_room:
             self._room = asyncio.get_running_loop().create_future()
+            self.waits = True
             await self._room
 
     def note(self) -> None:
@@ -49,6 +52,7 @@ class Inflow:
             if not self._room.done():
                 self._room.set_result(None)
             self._room = None
+            self.waits = False
 
     @property
     def _has_room(self) -> bool:

@@ -56,9 +56,10 @@ class Burst:
     @property
     def ready(self) -> bytes:
         """Its frames as a WebSocket takes them, joined; made when the first connection asks for them."""
-        if self._ready is None:
-            self._ready = ready(self.frames)
-        return self._ready
+        made = self._ready
+        if made is None:
+            made = self._ready = ready([event.frame for event in self.events])
+        return made
 
     @property
     def frames(self) -> Sequence[bytes]:
@@ -89,20 +90,25 @@ def bursts(events: Sequence[Event]) -> list[Burst]:
     return [*out, Burst(some)]
 
 
-def ready(frames: Iterable[bytes]) -> bytes:
+def ready(frames: Sequence[bytes]) -> bytes:
     """Frames as a WebSocket takes them, joined: text messages of a server."""
+    if len(frames) == 1:
+        return _header(len(frames[0])) + frames[0]
     return b"".join([part for frame in frames for part in (_header(len(frame)), frame)])
 
 
-def ready_pieces(pieces: Iterable[Piece]) -> bytes:
+def ready_pieces(pieces: Sequence[Piece]) -> bytes:
     """The same of pieces."""
+    first = pieces[0]
+    if len(pieces) == 1 and isinstance(first, Burst):
+        return first.ready
     out: list[bytes] = []
     for piece in pieces:
         if isinstance(piece, Burst):
             out.append(piece.ready)
         else:
             out += (_header(len(piece)), piece)
-    return out[0] if len(out) == 1 else b"".join(out)
+    return b"".join(out)
 
 
 def frames_of(pieces: Iterable[Piece]) -> Iterator[bytes]:

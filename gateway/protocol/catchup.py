@@ -68,13 +68,6 @@ class Catchup(Generic[E]):
         self.due = True
         return ()
 
-    def passes(self, first: int, last: int) -> bool:
-        """As `offer` of all live events from `first` to `last`, if it would deliver all of them; else nothing."""
-        if first != self.delivered + 1 or self.due or self.reading:
-            return False
-        self.delivered = last
-        return True
-
     def join(self, replayed: Sequence[E], head: int) -> Sequence[E]:
         """What a read found after `delivered`, and the sequence the ledger is known to have reached.
 

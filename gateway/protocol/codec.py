@@ -198,15 +198,17 @@ def cancel_members(cancel: CancelState) -> dict[str, object]:
 
 def transition_members(transition: Transition) -> dict[str, object]:
     """The members of a `transition` frame, after `type`."""
-    members: dict[str, object] = {
-        "task_id": transition.task_id,
-        "seq": transition.seq,
-        "status": transition.status,
-        "progress": _number(transition.progress),
-        "stage": transition.stage,
-        "message": transition.message,
-        "attempt": transition.attempt,
-    }
+    return _transition({}, transition)
+
+
+def _transition(members: dict[str, object], transition: Transition) -> dict[str, object]:
+    members["task_id"] = transition.task_id
+    members["seq"] = transition.seq
+    members["status"] = transition.status
+    members["progress"] = _number(transition.progress)
+    members["stage"] = transition.stage
+    members["message"] = transition.message
+    members["attempt"] = transition.attempt
     if transition.data is not None:
         members["data"] = orjson.Fragment(transition.data)
     if transition.result is not None:
@@ -223,7 +225,7 @@ def transition_members(transition: Transition) -> dict[str, object]:
 
 def transition_frame(transition: Transition) -> bytes:
     """A `transition` frame; the same bytes go to everybody who watches."""
-    return frame("transition", **transition_members(transition))
+    return orjson.dumps(_transition({"type": "transition"}, transition), option=_TIMES)
 
 
 def task_members(task: Task) -> dict[str, object]:

@@ -13,7 +13,6 @@ from typing import Final
 from msgspec.structs import replace
 
 from gateway.protocol import codec, messages
-from gateway.protocol.burst import Burst
 from gateway.protocol.effects import (
     Authenticate,
     Beats,
@@ -109,11 +108,6 @@ class Session:
     def has_words(self) -> bool:
         """Whether `drained` has something to tell."""
         return not self._closed and self.subscriptions.has_words
-
-    @property
-    def has_rest(self) -> bool:
-        """Whether something may be to do as soon as all frames have left: `drained`, or a read."""
-        return not self._closed and self.subscriptions.has_rest
 
     # What comes in from the client
 
@@ -246,10 +240,6 @@ class Session:
         if isinstance(answer, Rejection):
             answer = ProtocolError(answer.code, answer.message)
         return [Send(codec.refusal(id_, answer))]
-
-    def passes(self, burst: Burst) -> bool:
-        """Whether a plain burst of a watched task goes to the client as it is, and is given out with that."""
-        return not self._closed and self.subscriptions.passes(burst)
 
     def deliver(self, events: Sequence[Event]) -> list[Effect]:
         """Live transitions of one watched task, in order."""

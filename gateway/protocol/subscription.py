@@ -54,8 +54,10 @@ class Subscription:
 
     def passes(self, first: int, last: int) -> bool:
         """Whether these transitions are next and go to the client as they are; then they are given out."""
-        if self.mode != "all" or not self.catchup.passes(first, last):
+        catchup = self.catchup
+        if self.mode != "all" or first != catchup.delivered + 1 or catchup.due or catchup.reading:
             return False
+        catchup.delivered = last  # as `Catchup.offer` of each
         self.believed = Liveness.LIVE
         if last > self.seen_at:
             self.seen_at, self.liveness = last, Liveness.LIVE

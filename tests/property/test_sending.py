@@ -97,7 +97,7 @@ class FastConnection(PaperConnection):
 
     def deliver(self, events: Sequence[Event]) -> None:
         for burst in bursts(events):
-            if burst.plain and self.session.passes(burst):
+            if burst.plain and self.session.subscriptions.passes(burst):
                 self.box.fast += 1
                 for slot, seq in self.box.offer(burst.slot, burst.first, burst).items():
                     self.did["dropped"] += 1
