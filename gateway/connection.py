@@ -114,9 +114,8 @@ class Connection:
     async def perform(self, effects: Iterable[Effect]) -> None:
         """Perform effects in order; only a question of identity may wait."""
         for effect in effects:
-            if isinstance(effect, Submit):
-                if not self._released:
-                    self._submit(effect)
+            if isinstance(effect, Submit) and not self._released:
+                self._submit(effect)
             elif isinstance(effect, Authenticate):
                 self._perform(await identify(self.session, self._services, effect, self._token))
             else:
