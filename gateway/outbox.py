@@ -15,7 +15,8 @@ from gateway.protocol.burst import Burst, Piece
 from gateway.protocol.effects import Slot
 
 FRAMES: Final = 256
-"""Frames of subscriptions that may wait: more than a screen can use in the time it takes to send them."""
+"""Frames of subscriptions that may wait: more than a screen can use in the time it takes to send them. A burst counts
+as one: all who wait for it share it."""
 BYTES: Final = 256 * 1024
 """And their bytes. With what the transport has been given and the largest frame it stays below half a megabyte."""
 ANSWERS: Final = 10_000
@@ -27,7 +28,7 @@ class OutboxFull(Exception):
 
 
 class _Entry:
-    __slots__ = ("count", "piece", "size", "slot")
+    __slots__ = ("piece", "size", "slot")
 
     def __init__(self, piece: Piece, slot: Slot | None) -> None:
         self.slot = slot
@@ -35,10 +36,7 @@ class _Entry:
 
     def fill(self, piece: Piece) -> None:
         self.piece = piece
-        if isinstance(piece, Burst):
-            self.count, self.size = len(piece.events), piece.bytes
-        else:
-            self.count, self.size = 1, len(piece)
+        self.size = piece.bytes if isinstance(piece, Burst) else len(piece)
 
 
 class Outbox:
@@ -81,9 +79,7 @@ class Outbox:
         others, size = self._frames, self._bytes + entry.size
         if waiting is not None:
             others, size = others - 1, size - waiting.size
-        if others and (
-            others + entry.count > self._max_frames or size > self._max_bytes
-        ):  # one alone may have any size
+        if others and (others >= self._max_frames or size > self._max_bytes):  # one alone may have any size
             self._full = True
         if self._full:
             return {slot: seq}
@@ -92,7 +88,7 @@ class Outbox:
             waiting.fill(piece)
             return {}
         self._queue.append(entry)
-        self._frames += entry.count
+        self._frames += 1
         if replaces:
             self._newest[slot] = entry
         return {}
@@ -108,7 +104,7 @@ class Outbox:
             if entry.slot is None:
                 self._answers -= 1
             else:
-                self._frames -= entry.count
+                self._frames -= 1
                 self._bytes -= entry.size
                 if self._newest.get(entry.slot) is entry:
                     del self._newest[entry.slot]
