@@ -1,7 +1,8 @@
 """Runs one session over one transport: performs its effects, and brings it frames, answers, events and time.
 
-Exactly one coroutine writes to the transport (`_send`). All that the session wants from the ledger is bounded: so many
-requests in flight, one read at a time, and reads only while the transport has taken what was sent before.
+All that the session wants from the ledger is bounded: so many requests in flight, one read at a time, and reads only
+while the transport has taken what was sent before. At rest a connection has no task and no timer of its own: what it
+has to say is written at the end of a turn (`gateway.sending`), and the one wheel tells it the time.
 """
 
 from __future__ import annotations
@@ -9,68 +10,43 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
 from gateway.auth import Principal
-from gateway.hub import BEGUN_ANEW
-from gateway.outbox import Outbox, OutboxFull
-from gateway.protocol.effects import (
-    Authenticate,
-    Beats,
-    Close,
-    Deliver,
-    Effect,
-    Event,
-    Send,
-    Slot,
-    Submit,
-    Unwatch,
-    Watch,
-)
+from gateway.identity import identify
+from gateway.inflow import Inflow
+from gateway.outbox import OutboxFull
+from gateway.protocol.burst import Burst
+from gateway.protocol.effects import Authenticate, Beats, Close, Deliver, Effect, Send, Slot, Submit, Unwatch, Watch
 from gateway.protocol.errors import INTERNAL, TOO_SLOW, Bye, ProtocolError, as_protocol_error
 from gateway.protocol.messages import Cursor
 from gateway.protocol.session import Session
 from gateway.reading import Reading
+from gateway.sending import Sending, Transport
 from gateway.services import Services
+from gateway.topics import BEGUN_ANEW
 from ledger.batch import Outcome
 from ledger.errors import LedgerError
 from ledger.model import Head, Key
 
 log = structlog.get_logger(__name__)
 
-IN_FLIGHT: Final = 5_000
-"""Requests of one connection that may wait for their commit; then it is not read from until some are answered."""
-UNSENT: Final = 1_000
-"""Frames that may wait to be sent before no more is read from the peer."""
-BYTES_PER_WRITE: Final = 32 * 1024
-"""Frames handed to the transport at once; a peer that does not take so much in the time to be dead is cut."""
 CLOSE_SECONDS: Final = 1.0
 """How long a peer may take to take the last frames."""
 
 
-class Transport(Protocol):
-    """Carries frames to one peer. Only the connection's sender calls `send` and `close`."""
-
-    one_way: bool
-    """Whether nothing can come back; then a frame that was taken is the sign of life."""
-
-    async def send(self, frames: Sequence[bytes]) -> None:
-        """Send the frames in order; returns when the transport can take more. Raises ConnectionError."""
-
-    async def close(self, bye: Bye) -> None:
-        """End the conversation; the frame that says why has been sent."""
-
-    def abort(self) -> None:
-        """Cut the line at once."""
-
-
 class Connection:
-    """One session over one transport. `run` it beside whatever brings frames to `receive`."""
+    """One session over one transport: `open`, bring frames to `receive`, and `stop` at the end, whatever it was."""
+
+    __slots__ = (
+        "__weakref__", "_bye", "_ended", "_inflow", "_last_tick", "_reading", "_released", "_sending", "_services",
+        "_task", "_token", "_transport", "due_slot", "id", "session",
+    )  # fmt: skip
 
     def __init__(self, services: Services, transport: Transport, *, token: str | None = None) -> None:
         now = time.monotonic()
@@ -86,46 +62,56 @@ class Connection:
         self._services = services
         self._transport = transport
         self._token = token
-        self._outbox = Outbox()
-        self._wake = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
-        self._in_flight = 0
-        self._sending_since: float | None = None
-        self._bye: Bye | None = None
+        self._sending = Sending(transport)
         self._reading = Reading(self.session, services)
-        self._timer: asyncio.TimerHandle | None = None
-        self.ended = asyncio.Event()
-        """Set when nothing of the connection is left."""
+        self._task: asyncio.Task[None] | None = None  # waits until a slow peer has taken what was sent, or closes
+        self._inflow = Inflow(self._sending)
+        self._bye: Bye | None = None
+        self._ended: asyncio.Event | None = None
+        self._released = False
+        self._last_tick = False
+        self.due_slot: int | None = None
 
-    async def run(self) -> None:
-        """Send what the session has to say until it ends or the peer is gone. Always leaves nothing behind."""
+    def open(self) -> None:
+        """Begin; `stop` must follow."""
         self._services.hub.join(self)
         if self.session.epoch != self._services.epoch:  # changed since this connection was made
             self.notice(BEGUN_ANEW)
-        self._arm_timer()
-        try:
-            await self._send()
-        except (ConnectionError, asyncio.IncompleteReadError) as error:
-            log.debug("peer_gone", session=self.id, reason=type(error).__name__)
-        finally:
-            self._release()
+        self._arm()
+
+    async def stop(self) -> None:
+        """Leave nothing behind, whatever is under way."""
+        task = self._task
+        self.release()
+        if task is not None:
+            await asyncio.wait([task])
+
+    @property
+    def ended(self) -> asyncio.Event:
+        """Set when nothing of the connection is left."""
+        if self._ended is None:
+            self._ended = asyncio.Event()
+            if self._released:
+                self._ended.set()
+        return self._ended
 
     async def receive(self, frame: str) -> None:
         """A frame from the peer. Returns when the next one may come."""
         await self.perform(self.session.receive(frame, time.monotonic()))
-        await asyncio.sleep(0)  # a peer whose frames are all here already must not keep the others from their turn
-        await self._room.wait()
+        await self._inflow.took(len(frame))
 
     async def perform(self, effects: Iterable[Effect]) -> None:
         """Perform effects in order; only a question of identity may wait."""
         for effect in effects:
-            if isinstance(effect, Authenticate):
-                self._perform(await self._authenticate(effect))
+            if isinstance(effect, Submit) and not self._released:
+                self._submit(effect)
+            elif isinstance(effect, Authenticate):
+                self._perform(await identify(self.session, self._services, effect, self._token))
             else:
                 self._perform((effect,))
         self._settle_down()
-        self._arm_timer()  # only what a client says can bring the next tick forward
+        if self.session.subscriptions.waits_anew:  # only what a client says can bring the next tick forward
+            self._arm()
 
     def refuse(self, error: ProtocolError) -> None:
         """What came was no frame at all."""
@@ -144,7 +130,7 @@ class Connection:
     @property
     def sent_bytes(self) -> int:
         """Of all frames that went out, so far."""
-        return self._outbox.taken_bytes
+        return self._sending.sent_bytes
 
     @property
     def closing(self) -> bool:
@@ -157,9 +143,18 @@ class Connection:
 
     # As the hub's watcher
 
-    def deliver(self, events: Sequence[Event]) -> None:
+    def deliver(self, burst: Burst) -> None:
         """Live transitions of a watched task."""
-        self._do(self.session.deliver(events))
+        if not (burst.plain and self._bye is None and self.session.subscriptions.passes(burst)):
+            self._do(self.session.deliver(burst.events))
+            return
+        sending = self._sending
+        lost = sending.offer(burst.slot, burst.first, burst)
+        if lost:
+            self._rewind(lost)
+        elif not (sending.flushing or sending.blocked):
+            sending.flushing = True
+            self._services.turn.add(self)
 
     def see(self, key: Key, head: Head) -> None:
         """How the worker of a watched task is."""
@@ -173,7 +168,7 @@ class Connection:
     # Effects
 
     def _perform(self, effects: Sequence[Effect]) -> None:
-        if self.ended.is_set():
+        if self._released:
             return
         cut: set[Slot] = set()  # what these effects still hold of such a subscription lies behind the cut
         for effect in effects:
@@ -181,14 +176,12 @@ class Connection:
                 case Deliver():
                     if effect.slot in cut:
                         continue
-                    lost = self._outbox.offer(effect.slot, effect.seq, effect.frame, replaces=effect.replaces)
+                    lost = self._sending.offer(effect.slot, effect.seq, effect.frame, replaces=effect.replaces)
                     if lost:
                         self._rewind(lost)
                         cut.update(lost)
                 case Send():
                     self._put(effect.frame)
-                case Submit():
-                    self._submit(effect)
                 case Watch():
                     self._services.hub.watch(effect.key, self)
                 case Unwatch():
@@ -197,8 +190,8 @@ class Connection:
                     self._services.beats.add(effect.held, self)
                 case Close():
                     self._bye = effect.bye
-                case Authenticate():  # pragma: no cover - `perform` takes these
-                    raise AssertionError("a question of identity outside a client's message")
+                case Authenticate() | Submit():  # pragma: no cover - `perform` takes these
+                    raise AssertionError(f"{effect} outside a client's message")
 
     def _rewind(self, lost: dict[Slot, int]) -> None:
         self._services.hub.counts.rewinds += len(lost)
@@ -207,7 +200,7 @@ class Connection:
 
     def _put(self, frame: bytes) -> None:
         try:
-            self._outbox.put(frame)
+            self._sending.put(frame)
         except OutboxFull:
             self._cut()
 
@@ -216,21 +209,13 @@ class Connection:
         self._settle_down()
 
     def _settle_down(self) -> None:
-        """After effects: wake the sender, or read on."""
-        if self._outbox or self._bye is not None or self.session.has_words:
-            self._wake.set()
-        self._note_room()
-        if not self._outbox:
-            self._reading.begin(self._do)
-
-    def _note_room(self) -> None:
-        """Whether the next frame may come: the peer's requests and their answers are bounded."""
-        if self.ended.is_set():
+        """After effects: what there is to send or to do when all has left comes at the end of the turn."""
+        sending = self._sending
+        if sending.flushing or sending.blocked or self._released:
             return
-        if self._in_flight < IN_FLIGHT and len(self._outbox) < UNSENT:
-            self._room.set()
-        else:
-            self._room.clear()
+        if len(sending) or self._bye is not None or self.session.subscriptions.has_rest:
+            sending.flushing = True
+            self._services.turn.add(self)
 
     def _cut(self) -> None:
         """The peer takes nothing of what is sent: there is no point in another frame."""
@@ -241,98 +226,125 @@ class Connection:
             log.info("peer_cut", session=self.id, reason=TOO_SLOW.reason)
             self._transport.abort()
 
-    async def _authenticate(self, effect: Authenticate) -> list[Effect]:
-        token = effect.token if effect.token is not None else self._token
-        try:
-            principal = await self._services.authenticator.authenticate(token)
-        except ProtocolError as error:
-            return self.session.refused(error, refresh=effect.refresh)
-        if effect.refresh is None:
-            log.info(
-                "session_opened",
-                session=self.id,
-                tenant=principal.tenant,
-                subject=principal.subject,
-                client=self.session.client,
-            )
-            self._services.admission.leave(self)
-        effects = self.session.authenticated(principal.tenant, principal.subject, refresh=effect.refresh)
-        if effect.refresh is None and self._services.hub.degraded:
-            effects += self.session.notice("degraded")
-        return effects
-
     def _submit(self, effect: Submit) -> None:
         try:
             self._services.writer.post(effect.request, partial(self._settled, effect.id))
         except LedgerError as error:
             self._perform(self.session.settled(effect.id, as_protocol_error(error)))
         else:
-            self._in_flight += 1
+            self._inflow.in_flight += 1
 
     def _settled(self, id_: int | str | None, outcome: Outcome) -> None:
-        self._in_flight -= 1
+        self._inflow.in_flight -= 1
         answer = as_protocol_error(outcome) if isinstance(outcome, LedgerError) else outcome
-        self._do(self.session.settled(id_, answer))
+        for reply in self.session.settled(id_, answer):
+            self._put(reply.frame)
+        self._settle_down()
+        if self._inflow.waits:
+            self._inflow.note()
 
     # Sending
 
-    async def _send(self) -> None:
-        while True:
-            while frames := self._outbox.take(BYTES_PER_WRITE):
-                self._sending_since = time.monotonic()
-                await self._transport.send(frames)
-                self._sending_since = None
-                self._note_room()
-                if self._transport.one_way:
-                    self.session.heard(time.monotonic())
-            self._perform(self.session.drained())
-            if self._outbox:
-                continue
+    def flush(self) -> None:
+        """At the end of a turn: write what it has brought."""
+        if self._released:
+            return
+        if not self._sending.flush():
+            self._begin(self._wait_for_peer, "send")
+        elif self._bye is not None or self.session.subscriptions.has_rest:
+            self._rest()
+        if self._inflow.waits:
+            self._inflow.note()
+
+    def _rest(self) -> None:
+        """All frames have left: what waits for that?"""
+        self._perform(self.session.drained())
+        if len(self._sending):
+            self._settle_down()
+        elif self._bye is not None:
+            self._begin(self._close, "close")
+        else:
             self._reading.begin(self._do)
-            if self._bye is not None:
-                await self._transport.close(self._bye)
-                return
-            self._wake.clear()
-            await self._wake.wait()
+
+    def _begin(self, what: Callable[[], Coroutine[None, None, None]], name: str) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._until_gone(what), name=f"{name} {self.id}")
+
+    async def _until_gone(self, what: Callable[[], Coroutine[None, None, None]]) -> None:
+        try:
+            await what()
+        except ConnectionError as error:
+            log.debug("peer_gone", session=self.id, reason=type(error).__name__)
+        except Exception:
+            log.exception("connection_fault", session=self.id)
+        else:
+            return
+        self._task = None
+        self._transport.abort()
+        self.release()
+
+    async def _wait_for_peer(self) -> None:
+        all_left = False
+        while not all_left:
+            await self._transport.drained()
+            if self._transport.one_way:
+                self.session.heard(time.monotonic())
+            all_left = self._sending.go_on()
+            self._inflow.note()
+        self._task = None
+        self.flush()
+
+    async def _close(self) -> None:
+        await self._transport.close(self._bye or INTERNAL)
+        self._task = None
+        self.release()
 
     # Time
 
-    def _arm_timer(self) -> None:
-        if self._bye is not None:
-            return
-        at = self.session.next_tick()
-        if self._timer is not None:
-            if not self._timer.cancelled() and self._timer.when() <= at:
-                return  # it will come early enough, and look again
-            self._timer.cancel()
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_at(max(at, loop.time()), self._tick)
+    def _arm(self) -> None:
+        if self._bye is None:
+            self._services.wheel.put(self, self.session.next_tick())
 
-    def _tick(self) -> None:
-        self._timer = None
+    def tick(self) -> None:
+        """It is time for what the session has to do now and then."""
+        if self._released:
+            return
         now = time.monotonic()
-        if self._sending_since is not None and self.session.is_dead(silent_since=self._sending_since, now=now):
-            self._cut()
+        if self._bye is None:
+            since = self._sending.stalled_since(now)
+            if since is not None and self.session.is_dead(silent_since=since, now=now):
+                self._cut()
+                return
+            self._do(self.session.tick(now))
+            self._arm()
+            if self._bye is None:
+                return
+        elif self._last_tick:
+            self._transport.abort()
             return
-        self._do(self.session.tick(now))
-        self._arm_timer()
-        if self._bye is not None:
-            # Whoever is closed by time may take nothing any more: do not wait for it.
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(3 * CLOSE_SECONDS, self._transport.abort)
+        # Whoever is closed by time may take nothing any more: do not wait for it.
+        self._last_tick = True
+        self._services.wheel.put(self, now + 3 * CLOSE_SECONDS)
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Leave nothing behind."""
+        if self._released:
+            return
         log.info("session_closed", session=self.id, reason=self._bye.reason if self._bye is not None else "peer_gone")
+        self._released = self._inflow.stopped = True
         self._bye = self._bye or INTERNAL
         self.session.end(self._bye)  # frames that are here already must not begin anything any more
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
         self._reading.stop()
-        self._services.admission.leave(self)
+        self._services.wheel.remove(self)
+        self._services.admission.leave(self.session)
+        self._services.admission.leave(self.session)
         hub = self._services.hub
         hub.leave(self)
         hub.counts.sent_bytes += self.sent_bytes
         for key in self.session.subscriptions.task_keys():
             hub.unwatch(key, self)
-        self.ended.set()
-        self._room.set()
+        if self._ended is not None:
+            self._ended.set()
+        self._inflow.note()

@@ -23,8 +23,9 @@ from msgspec.structs import replace
 
 from gateway.admission import Admission
 from gateway.connection import Connection
-from gateway.hub import STOPPING, Hub, Watcher
+from gateway.hub import Hub
 from gateway.protocol.errors import SHUTTING_DOWN
+from gateway.topics import STOPPING, Watcher
 from ledger.reaper import Reaper
 from ledger.writer import Writer
 

@@ -10,9 +10,8 @@ It keeps no history: what a watcher missed before it came is read by its own ses
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from itertools import groupby
-from typing import Final, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 import structlog
 
@@ -20,8 +19,10 @@ from gateway.bus import hints
 from gateway.bus.announcer import Announcer
 from gateway.bus.port import Bus, Hint
 from gateway.counts import Counts
+from gateway.protocol.burst import bursts
 from gateway.protocol.codec import transition_frame
 from gateway.protocol.effects import Event
+from gateway.topics import BEGUN_ANEW, Topic, Watcher
 from ledger.epoch import Loss
 from ledger.errors import LedgerError
 from ledger.machine import TERMINAL, Liveness
@@ -33,38 +34,7 @@ log = structlog.get_logger(__name__)
 REREAD_SECONDS: Final = 1.0
 """How late a lost hint may make a watcher; the promise is 2 s, the read itself takes its share."""
 TASKS_PER_READ: Final = 1_000
-STOPPING: Final = "stopping"
-"""A notice for whoever waits on this node, never sent to a client: the node goes."""
-BEGUN_ANEW: Final = "begun_anew"
-"""The same: the ledger's history is another one, and what was sent is no beginning of it."""
 _NO_TASK: Final = "0" * 32
-
-
-class Watcher(Protocol):
-    """A connection, as the hub sees it. Must not wait or fail."""
-
-    def deliver(self, events: Sequence[Event]) -> None:
-        """Transitions of one watched task, in order."""
-
-    def see(self, key: Key, head: Head) -> None:
-        """The worker of a watched task is late, or no longer."""
-
-    def notice(self, kind: str) -> None:
-        """The ledger cannot be reached (`degraded`), can again (`restored`), has another history (`BEGUN_ANEW`), or the
-        node goes (`STOPPING`).
-        """
-
-
-class _Topic:
-    __slots__ = ("ended", "known", "late", "seq", "unsure", "watchers")
-
-    def __init__(self) -> None:
-        self.watchers: set[Watcher] = set()
-        self.seq: int | None = None  # forwarded up to here; None until somebody has read the task
-        self.known = 0  # the ledger has at least so much
-        self.ended = False
-        self.late = False  # the worker was, when the ledger was looked at last
-        self.unsure = False  # a hint may have been lost while nobody had read the task
 
 
 class Hub:
@@ -75,7 +45,7 @@ class Hub:
         self._history = reader.of_history
         self._history.listen(self.begin_anew)
         self._bus = bus
-        self._topics: dict[Key, _Topic] = {}
+        self._topics: dict[Key, Topic] = {}
         self._everyone: set[Watcher] = set()
         self._reread_seconds = reread_seconds
         self._announcer = Announcer(bus, self._history)
@@ -118,7 +88,7 @@ class Hub:
         """From now on the watcher gets what is forwarded of this task."""
         topic = self._topics.get(key)
         if topic is None:
-            topic = self._topics[key] = _Topic()
+            topic = self._topics[key] = Topic()
             self._bus.interest(key)
         topic.watchers.add(watcher)
 
@@ -157,7 +127,7 @@ class Hub:
     def committed(self, transitions: Sequence[Transition], heads: Sequence[tuple[Key, int]]) -> None:
         """These are in the ledger now: forward them here, announce how far the tasks came to the other nodes."""
         frames: dict[Key, list[bytes]] = {}
-        for key, group in groupby(transitions, key=_key_of):
+        for key, group in _by_task(transitions):
             events = [_event(transition) for transition in group]
             topic = self._topics.get(key)
             if topic is not None:
@@ -280,11 +250,10 @@ class Hub:
             raise
         if self._history.epoch != epoch:
             return  # the cursors are of another history
-        for key, group in groupby(page, key=_key_of):
+        for key, missing in _by_task(page):
             topic = self._topics.get(key)
             if topic is None or topic.seq is None:
                 continue
-            missing = list(group)
             if missing[0].seq > topic.seq + 1:
                 # Forward behind the hole: each session sees it, looks itself, and tells its client.
                 log.error("ledger_hole", task_id=missing[0].task_id, after=topic.seq, found=missing[0].seq)
@@ -300,7 +269,7 @@ class Hub:
             else:
                 topic.known = topic.seq  # the ledger has no more: the hint was wrong
 
-    def _forward(self, key: Key, topic: _Topic, come: Iterable[Event]) -> None:
+    def _forward(self, key: Key, topic: Topic, come: Iterable[Event]) -> None:
         events = []
         for event in come:
             transition = event.transition
@@ -316,10 +285,11 @@ class Hub:
             events.append(event)
         if events:
             self.counts.deliveries += len(events) * len(topic.watchers)
-            for watcher in list(topic.watchers):
-                watcher.deliver(events)
+            for burst in bursts(events):
+                for watcher in list(topic.watchers):
+                    watcher.deliver(burst)
 
-    def _compare_one(self, key: Key, topic: _Topic, head: Head) -> None:
+    def _compare_one(self, key: Key, topic: Topic, head: Head) -> None:
         """So far has a task come, says the ledger: is there more, and is it news how the worker is?"""
         if topic.seq is not None and head.seq > topic.seq:
             self._lags(key, topic, head.seq)
@@ -329,7 +299,7 @@ class Hub:
             for watcher in list(topic.watchers):
                 watcher.see(key, head)
 
-    def _lags(self, key: Key, topic: _Topic, seq: int) -> None:
+    def _lags(self, key: Key, topic: Topic, seq: int) -> None:
         topic.known = max(topic.known, seq)
         self._behind[key] = None
         self._wake.set()
@@ -344,8 +314,16 @@ class Hub:
             watcher.notice(kind)
 
 
-def _key_of(transition: Transition) -> Key:
-    return transition.key
+def _by_task(transitions: Iterable[Transition]) -> Iterator[tuple[Key, list[Transition]]]:
+    """Those of one task stand together."""
+    some: list[Transition] = []
+    for transition in transitions:
+        if some and some[0].key != transition.key:
+            yield some[0].key, some
+            some = []
+        some.append(transition)
+    if some:
+        yield some[0].key, some
 
 
 def _event(transition: Transition) -> Event:

@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
+from gateway.protocol.burst import Piece, bytes_of
 from gateway.protocol.effects import Slot
 
 FRAMES: Final = 256
-"""Frames of subscriptions that may wait: more than a screen can use in the time it takes to send them."""
-BYTES: Final = 512 * 1024
-"""And their bytes."""
+"""Frames of subscriptions that may wait: more than a screen can use in the time it takes to send them. A burst counts
+as one: all who wait for it share it."""
+BYTES: Final = 256 * 1024
+"""And their bytes. With what the transport has been given and the largest frame it stays below half a megabyte."""
 ANSWERS: Final = 10_000
 """Answers that may wait; far more than a connection may have requests in flight."""
 
@@ -26,11 +28,15 @@ class OutboxFull(Exception):
 
 
 class _Entry:
-    __slots__ = ("frame", "slot")
+    __slots__ = ("piece", "size", "slot")
 
-    def __init__(self, frame: bytes, slot: Slot | None) -> None:
-        self.frame = frame
+    def __init__(self, piece: Piece, slot: Slot | None) -> None:
         self.slot = slot
+        self.fill(piece)
+
+    def fill(self, piece: Piece) -> None:
+        self.piece = piece
+        self.size = bytes_of(piece)
 
 
 class Outbox:
@@ -41,60 +47,67 @@ class Outbox:
         self._max_bytes = max_bytes
         self._max_answers = max_answers
         self._queue: deque[_Entry] = deque()
+        self._answers = 0
         self._frames = 0  # of subscriptions
         self._bytes = 0
         self._newest: dict[Slot, _Entry] = {}  # unsent frames that may be replaced
-        self.taken_bytes = 0
         """Of all frames that were taken."""
         self._full = False  # since a frame did not fit: a smaller one behind it must not overtake it
 
     def __len__(self) -> int:
         return len(self._queue)
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Of the frames of subscriptions that wait."""
+        return self._bytes
+
     def put(self, frame: bytes) -> None:
         """Queue an answer. Raises `OutboxFull`."""
-        if len(self._queue) - self._frames >= self._max_answers:
+        if self._answers >= self._max_answers:
             raise OutboxFull
+        self._answers += 1
         self._queue.append(_Entry(frame, None))
 
-    def offer(self, slot: Slot, seq: int, frame: bytes, *, replaces: bool = False) -> dict[Slot, int]:
-        """Queue a frame of a subscription.
+    def offer(self, slot: Slot, seq: int, piece: Piece, *, replaces: bool = False) -> dict[Slot, int]:
+        """Queue a frame of a subscription, or a whole burst; `seq` is the first.
 
         Returns what had to be dropped to keep the bounds: the subscription and the first sequence that it lost. Empty
         when there was room.
         """
+        entry = _Entry(piece, slot)
         waiting = self._newest.get(slot) if replaces else None
-        others, size = self._frames, self._bytes + len(frame)
+        others, size = self._frames, self._bytes + entry.size
         if waiting is not None:
-            others, size = others - 1, size - len(waiting.frame)
-        if others >= self._max_frames or (others and size > self._max_bytes):  # one alone may have any size
+            others, size = others - 1, size - waiting.size
+        if others and (others >= self._max_frames or size > self._max_bytes):  # one alone may have any size
             self._full = True
         if self._full:
             return {slot: seq}
         self._bytes = size
         if waiting is not None:
-            waiting.frame = frame
+            waiting.fill(piece)
             return {}
-        entry = _Entry(frame, slot)
         self._queue.append(entry)
         self._frames += 1
         if replaces:
             self._newest[slot] = entry
         return {}
 
-    def take(self, max_bytes: int) -> list[bytes]:
-        """The next frames to send: at least one when there is any, and about so many bytes at most."""
-        out: list[bytes] = []
+    def take(self, max_bytes: int) -> list[Piece]:
+        """The next to send: at least one when there is any, and about so many bytes at most."""
+        out: list[Piece] = []
         size = 0
-        while self._queue and (not out or size + len(self._queue[0].frame) <= max_bytes):
+        while self._queue and (not out or size + self._queue[0].size <= max_bytes):
             entry = self._queue.popleft()
-            size += len(entry.frame)
-            out.append(entry.frame)
-            if entry.slot is not None:
+            size += entry.size
+            out.append(entry.piece)
+            if entry.slot is None:
+                self._answers -= 1
+            else:
                 self._frames -= 1
-                self._bytes -= len(entry.frame)
+                self._bytes -= entry.size
                 if self._newest.get(entry.slot) is entry:
                     del self._newest[entry.slot]
         self._full = self._full and self._frames > 0
-        self.taken_bytes += size
         return out

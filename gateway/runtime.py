@@ -33,6 +33,7 @@ from gateway.place import Place, Word
 from gateway.services import Services
 from gateway.settings import GatewaySettings
 from gateway.siblings import all_figures, answering
+from gateway.transports.wire import bound_send_buffers
 from ledger.epoch import History
 from ledger.errors import Unavailable
 from ledger.leases import Beats
@@ -261,6 +262,7 @@ async def _listen(runner: web.AppRunner, settings: GatewaySettings, *, shared: b
         await site.start()
     except OSError as error:
         raise cannot_listen(settings.host, settings.port, error) from error
+    bound_send_buffers(site)
     return int(runner.addresses[0][1])
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.hub import Hub
+from gateway.sending import Turn
+from gateway.wheel import Wheel
 from ledger.epoch import History
 from ledger.leases import Beats
 from ledger.reader import Reader
@@ -25,6 +27,8 @@ class Services(Struct, frozen=True, kw_only=True):
     history: History
     ping_interval_seconds: float
     max_connections: int
+    turn: Turn = field(default_factory=Turn)
+    wheel: Wheel = field(default_factory=Wheel)
 
     @property
     def epoch(self) -> str:

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
 from typing import Final
 
 import structlog
 from aiohttp import web
 
 from gateway.auth import Principal
-from gateway.hub import STOPPING
 from gateway.protocol import codec
-from gateway.protocol.effects import Event
+from gateway.protocol.burst import Burst
 from gateway.protocol.errors import ProtocolError, as_protocol_error
 from gateway.protocol.ndjson import Inflater, Lines
 from gateway.protocol.requests import report_request
 from gateway.services import Services
+from gateway.topics import STOPPING
 from ledger.errors import LedgerError
 from ledger.model import Head, Key, Receipt, Rejection
 
@@ -143,7 +142,7 @@ class Intake:
 
     # As the hub's watcher
 
-    def deliver(self, events: Sequence[Event]) -> None:
+    def deliver(self, burst: Burst) -> None:
         """Nothing is watched."""
 
     def see(self, key: Key, head: Head) -> None:

@@ -41,10 +41,11 @@ class Unreadable(Exception):
 
 def decode(frame: str) -> Iterator[Inbound | Unreadable]:
     """The messages of one frame, in order; one that cannot be read does not harm the others."""
-    if len(frame) > FRAME_BYTES or len(frame.encode("utf-8", "surrogatepass")) > FRAME_BYTES:
+    size = len(frame) if frame.isascii() or len(frame) > FRAME_BYTES else len(frame.encode("utf-8", "surrogatepass"))
+    if size > FRAME_BYTES:
         yield Unreadable(ProtocolError("frame_too_large", f"A frame may have {FRAME_BYTES} bytes; send less at once."))
         return
-    if not frame.lstrip(" \t\r\n").startswith("["):
+    if frame.startswith("{") or not frame.lstrip(" \t\r\n").startswith("["):
         yield _decode_one(frame)
         return
     try:
@@ -197,15 +198,17 @@ def cancel_members(cancel: CancelState) -> dict[str, object]:
 
 def transition_members(transition: Transition) -> dict[str, object]:
     """The members of a `transition` frame, after `type`."""
-    members: dict[str, object] = {
-        "task_id": transition.task_id,
-        "seq": transition.seq,
-        "status": transition.status,
-        "progress": _number(transition.progress),
-        "stage": transition.stage,
-        "message": transition.message,
-        "attempt": transition.attempt,
-    }
+    return _transition({}, transition)
+
+
+def _transition(members: dict[str, object], transition: Transition) -> dict[str, object]:
+    members["task_id"] = transition.task_id
+    members["seq"] = transition.seq
+    members["status"] = transition.status
+    members["progress"] = _number(transition.progress)
+    members["stage"] = transition.stage
+    members["message"] = transition.message
+    members["attempt"] = transition.attempt
     if transition.data is not None:
         members["data"] = orjson.Fragment(transition.data)
     if transition.result is not None:
@@ -222,7 +225,7 @@ def transition_members(transition: Transition) -> dict[str, object]:
 
 def transition_frame(transition: Transition) -> bytes:
     """A `transition` frame; the same bytes go to everybody who watches."""
-    return frame("transition", **transition_members(transition))
+    return orjson.dumps(_transition({"type": "transition"}, transition), option=_TIMES)
 
 
 def task_members(task: Task) -> dict[str, object]:

@@ -49,6 +49,8 @@ MESSAGES_BEFORE_HELLO: Final = 20
 DEAD_AFTER_INTERVALS: Final = 1.5
 RETURN_WITHIN_MS: Final = 3_000
 """The clients of a rewound ledger come back spread over this time: each of them reads its tasks anew."""
+_PING: Final = codec.frame("ping")
+_PONG: Final = codec.frame("pong")
 
 
 class Session:
@@ -58,6 +60,11 @@ class Session:
     their clients' returns.
     `now` is always the same monotonic clock, in seconds.
     """
+
+    __slots__ = (
+        "_before_hello", "_closed", "_heard_at", "_hello_until", "_phase", "_ping_at", "_ping_interval", "_server_time",
+        "_subject", "_tenant", "_unreadable", "client", "epoch", "id", "subscriptions",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -138,6 +145,8 @@ class Session:
         return self.subscriptions.add(self._tenant, task_id, mode="all", cursor=after)
 
     def _act(self, message: messages.Inbound, now: float) -> Sequence[Effect]:
+        if isinstance(message, messages.Report) and self._tenant is not None:  # nearly all that ever comes
+            return (Submit(message.id, report_request(self._tenant, message)),)
         if isinstance(message, messages.Hello):
             return self._hello(message)
         if self._tenant is None:
@@ -145,7 +154,7 @@ class Session:
             if self._before_hello > MESSAGES_BEFORE_HELLO:
                 return self.end(PROTOCOL_ERROR)
         if isinstance(message, messages.Ping):
-            return [Send(codec.frame("pong"))]
+            return [Send(_PONG)]
         if isinstance(message, messages.Pong):
             return []
         if self._tenant is None:
@@ -154,8 +163,6 @@ class Session:
 
     def _serve(self, tenant: str, message: messages.Inbound, now: float) -> Sequence[Effect]:
         match message:
-            case messages.Report():
-                return [Submit(message.id, report_request(tenant, message))]
             case messages.Create():
                 return [Submit(message.id, create_request(tenant, message))]
             case messages.Cancel():
@@ -224,7 +231,7 @@ class Session:
             return self.end(UNAUTHENTICATED)
         return [Send(codec.refusal(refresh, error))]
 
-    def settled(self, id_: int | str | None, answer: Receipt | Rejection | ProtocolError) -> list[Effect]:
+    def settled(self, id_: int | str | None, answer: Receipt | Rejection | ProtocolError) -> list[Send]:
         """The ledger has answered a `Submit`."""
         if self._closed:
             return []
@@ -297,7 +304,7 @@ class Session:
         out = self.subscriptions.give_up_waiting(now)
         if now >= self._ping_at:
             self._ping_at = now + self._ping_interval
-            out.append(Send(codec.frame("ping")))
+            out.append(Send(_PING))
         return out
 
     def is_dead(self, *, silent_since: float, now: float) -> bool:

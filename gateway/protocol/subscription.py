@@ -52,6 +52,17 @@ class Subscription:
             return False
         return self.catchup.delivered >= self.seen_at and not (self.catchup.due or self.catchup.reading)
 
+    def passes(self, first: int, last: int) -> bool:
+        """Whether these transitions are next and go to the client as they are; then they are given out."""
+        catchup = self.catchup
+        if self.mode != "all" or first != catchup.delivered + 1 or catchup.due or catchup.reading:
+            return False
+        catchup.delivered = last  # as `Catchup.offer` of each
+        self.believed = Liveness.LIVE
+        if last > self.seen_at:
+            self.seen_at, self.liveness = last, Liveness.LIVE
+        return True
+
     def jump(self, reason: str, cursor: Cursor) -> None:
         """The stream cannot go on at the cursor: begin anew, and say so with the next announcement."""
         self.jumped = (reason, cursor)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from gateway.protocol import codec
+from gateway.protocol.burst import Burst
 from gateway.protocol.effects import Effect, Event, Read, Send, Slot, Unwatch, Want, Watch
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.messages import SUBSCRIPTIONS, Cursor
@@ -24,6 +25,8 @@ READS_AT_ONCE: Final = 64
 class Subscriptions:
     """All that a session watches. Methods return effects, to be performed in order."""
 
+    __slots__ = ("_attended", "_by_slot", "_due", "_ended", "_epoch", "_limit", "_untold", "_waits", "_waits_anew")
+
     def __init__(self, epoch: str, limit: int = SUBSCRIPTIONS) -> None:
         self._epoch = epoch
         self._limit = limit
@@ -31,6 +34,8 @@ class Subscriptions:
         self._due: dict[Slot, None] = {}
         self._waits: dict[Slot, float] = {}  # for tasks to appear, until when, in monotonic seconds
         self._ended: dict[Slot, None] = {}
+        self._attended = 0  # of them for cancels
+        self._waits_anew = False
         self._untold: dict[Slot, None] = {}  # where the client does not know yet how the worker is
 
     def task_keys(self) -> set[Key]:
@@ -62,18 +67,31 @@ class Subscriptions:
         if cursor is not None and cursor.epoch != self._epoch:
             subscription.jump("other_epoch", cursor)
         watched = self._watches(key)
+        self._attended += mode == "cancels" and slot not in self._by_slot
         self._by_slot[slot] = subscription
         self._due[slot] = None
         for pending in (self._ended, self._waits, self._untold):
             pending.pop(slot, None)
         if wait_until is not None:
             self._waits[slot] = wait_until
+            self._waits_anew = True
         return [] if watched else [Watch(key)]
 
     def remove(self, tenant: str, task_id: str) -> list[Effect]:
         """End the watching of a task and the attending to it; nothing happens when there is none."""
         key = task_key(tenant, task_id)
         return [*self._drop((key, False)), *self._drop((key, True))]
+
+    def passes(self, burst: Burst) -> bool:
+        """Whether a plain burst goes to the client as it is, because all that it follows was given out before.
+
+        Then it is given out with that, as `deliver` would have done it event by event.
+        """
+        slot = burst.slot
+        subscription = self._by_slot.get(slot)
+        if subscription is None or self._attended or slot in self._waits:
+            return False
+        return subscription.passes(burst.first, burst.last)
 
     def deliver(self, key_events: Sequence[Event]) -> list[Effect]:
         """Live events of one task, in order."""
@@ -139,6 +157,11 @@ class Subscriptions:
             self._note_untold(subscription)
 
     @property
+    def has_rest(self) -> bool:
+        """Whether there may be something to `sweep`, to `tell` or to read."""
+        return bool(self._due or self._ended or self._untold)
+
+    @property
     def has_words(self) -> bool:
         """Whether `tell` would give any."""
         return any(self._by_slot[slot].waits_to_tell for slot in self._untold)
@@ -176,8 +199,14 @@ class Subscriptions:
             out += self._drop(slot)
         return out
 
+    @property
+    def waits_anew(self) -> bool:
+        """Whether `next_wait` may have become earlier since it was asked for last."""
+        return self._waits_anew
+
     def next_wait(self) -> float | None:
         """When `give_up_waiting` has something to do, in monotonic seconds."""
+        self._waits_anew = False
         return min(self._waits.values(), default=None)
 
     def _join_unknown(self, subscription: Subscription) -> list[Effect]:
@@ -254,6 +283,7 @@ class Subscriptions:
     def _drop(self, slot: Slot) -> list[Effect]:
         if self._by_slot.pop(slot, None) is None:
             return []
+        self._attended -= slot[1]
         for pending in (self._due, self._waits, self._ended, self._untold):
             pending.pop(slot, None)
         return [] if self._watches(slot[0]) else [Unwatch(slot[0])]

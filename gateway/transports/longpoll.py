@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
-from gateway.hub import BEGUN_ANEW, STOPPING, Hub
-from gateway.protocol.effects import Event
+from gateway.hub import Hub
+from gateway.protocol.burst import Burst
+from gateway.topics import BEGUN_ANEW, STOPPING
 from ledger.machine import TERMINAL
 from ledger.model import Head, Key, Task, task_key
 from ledger.reader import Reader
@@ -20,8 +20,8 @@ class _Bell:
         self.rung = asyncio.Event()
         self.over = False
 
-    def deliver(self, events: Sequence[Event]) -> None:
-        if events[-1].seq > self._after or events[-1].transition.status in TERMINAL:
+    def deliver(self, burst: Burst) -> None:
+        if burst.last > self._after or burst.ended:
             self.rung.set()
 
     def see(self, key: Key, head: Head) -> None:

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from gateway.auth import Principal
 from gateway.connection import Connection
+from gateway.protocol.burst import Piece, frames_of
 from gateway.protocol.errors import Bye
 from gateway.protocol.messages import Cursor
 from gateway.services import Services
@@ -35,10 +36,24 @@ class _Transport:
         self._response = response
         self._request = request
         self._epoch = epoch
+        self._unsent: list[bytes] = []
+        self._last = False
         self.ended = asyncio.Event()
 
-    async def send(self, frames: Sequence[bytes]) -> None:
-        await self._response.write(b"".join(self._event(frame) for frame in frames))
+    def write(self, pieces: Sequence[Piece]) -> bool:
+        self._unsent += [self._event(frame) for frame in frames_of(pieces)]
+        return False  # aiohttp writes a part of a response only for those who wait
+
+    async def drained(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        await self._response.write(b"".join(unsent))
+        if self._last:
+            self.ended.set()
+
+    def unsent(self) -> int:
+        transport = self._request.transport
+        size = sum(len(event) for event in self._unsent)
+        return size if transport is None else size + transport.get_write_buffer_size()
 
     async def close(self, bye: Bye) -> None:
         self.ended.set()
@@ -58,7 +73,7 @@ class _Transport:
         if name in {"snapshot", "transition"}:
             id_ = f"id: {self._epoch}:{state['seq']}\n".encode()
             if Status(state["status"]) in TERMINAL:
-                self.ended.set()
+                self._last = True
         return id_ + b"event: " + name.encode() + b"\ndata: " + frame + b"\n\n"
 
 
@@ -71,15 +86,12 @@ async def serve(
     await response.write(f"retry: {RECONNECT_MS}\n\n".encode())
     transport = _Transport(response, request, services.epoch)
     connection = Connection(services, transport)
-    sender = asyncio.create_task(connection.run(), name=f"send {connection.id}")
-    ended = asyncio.create_task(transport.ended.wait(), name=f"end {connection.id}")
+    connection.open()
     try:
         connection.watch_one(principal, task_id, after)
-        await asyncio.wait([sender, ended], return_when=asyncio.FIRST_COMPLETED)
+        await transport.ended.wait()
     finally:
-        for task in (sender, ended):
-            task.cancel()
-        await asyncio.wait([sender, ended])
+        await connection.stop()
     return response
 
 

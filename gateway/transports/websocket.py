@@ -14,8 +14,10 @@ from msgspec.structs import replace
 
 from gateway.connection import CLOSE_SECONDS, Connection
 from gateway.protocol import codec
+from gateway.protocol.burst import Piece, ready, ready_pieces
 from gateway.protocol.errors import FRAME_TOO_LARGE, OVERLOADED, PROTOCOL_ERROR, Bye, ProtocolError
 from gateway.services import Services
+from gateway.transports.wire import Wire
 
 log = structlog.get_logger(__name__)
 
@@ -36,42 +38,59 @@ _REFUSED_BY_AIOHTTP: Final = {
 class _WebSocket(web.WebSocketResponse):
     """Says `bye` in a frame also where aiohttp closes on its own, because close codes do not reach every client."""
 
+    wire: Wire | None = None
+
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
-        refused = _REFUSED_BY_AIOHTTP.get(WSCloseCode(code)) if code in _REFUSED_BY_AIOHTTP else None
-        if refused is None or self.closed:
-            return await super().close(code=code, message=message, drain=drain)
-        try:
-            await self.send_frame(codec.bye(refused), WSMsgType.TEXT)
-        except ConnectionError:
-            pass  # the peer is gone already
-        return await super().close(code=refused.code, message=refused.reason.encode(), drain=drain)
+        wire = self.wire
+        if wire is not None and not self.closed:
+            refused = _REFUSED_BY_AIOHTTP.get(WSCloseCode(code)) if code in _REFUSED_BY_AIOHTTP else None
+            if refused is not None:
+                wire.write(ready([codec.bye(refused)]))
+                code, message = refused.code, refused.reason.encode()
+            wire.open = False
+        return await super().close(code=code, message=message, drain=drain)
 
 
 class _Transport:
+    __slots__ = ("_peer_gone", "_waiting", "_websocket", "_wire")
+
     one_way = False
 
-    def __init__(self, websocket: web.WebSocketResponse, request: web.Request) -> None:
+    def __init__(self, websocket: _WebSocket, wire: Wire) -> None:
+        websocket.wire = wire
         self._websocket = websocket
-        self._request = request
-        self.peer_gone = asyncio.Event()
+        self._wire = wire
+        self._peer_gone = False
+        self._waiting: asyncio.Event | None = None
 
-    async def send(self, frames: Sequence[bytes]) -> None:
-        # No timeout around a send: aiohttp's drain does not survive it. A peer that takes nothing is cut by `abort`.
-        for frame in frames:
-            await self._websocket.send_frame(frame, WSMsgType.TEXT)
+    def write(self, pieces: Sequence[Piece]) -> bool:
+        return self._wire.write(ready_pieces(pieces))
+
+    async def drained(self) -> None:
+        await self._wire.drained()
+
+    def unsent(self) -> int:
+        return self._wire.unsent()
 
     async def close(self, bye: Bye) -> None:
         # Some clients lose a frame that is followed by a close at once: let the peer, who knows why now, close first.
-        try:
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self.peer_gone.wait()
-        except TimeoutError:
-            pass
+        if not self._peer_gone:
+            self._waiting = asyncio.Event()
+            try:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._waiting.wait()
+            except TimeoutError:
+                pass
         await self._websocket.close(code=bye.code, message=bye.reason.encode())
 
     def abort(self) -> None:
-        if self._request.transport is not None:
-            self._request.transport.abort()
+        self._wire.abort()
+
+    def note_peer_gone(self) -> None:
+        """Nothing comes from the peer any more."""
+        self._peer_gone = True
+        if self._waiting is not None:
+            self._waiting.set()
 
 
 async def serve(request: web.Request, services: Services, token: str | None) -> web.StreamResponse:
@@ -79,29 +98,32 @@ async def serve(request: web.Request, services: Services, token: str | None) -> 
     services.admission.admit(time.monotonic())
     websocket = _WebSocket(timeout=CLOSE_SECONDS, compress=False, max_msg_size=HARD_FRAME_BYTES)
     try:
-        await websocket.prepare(request)
+        writer = await websocket.prepare(request)
+        transport = _Transport(websocket, Wire(request, writer))
     except ConnectionError:
         return websocket  # gone before the upgrade was answered
-    transport = _Transport(websocket, request)
     if services.hub.connections >= services.max_connections:
         log.warning("overloaded", connections=services.max_connections)
         overloaded = replace(OVERLOADED, retry_after_ms=random.randint(*OVERLOADED_MS))  # noqa: S311 - spreads load
-        await transport.send([codec.bye(overloaded)])
+        transport.write([codec.bye(overloaded)])
         await transport.close(overloaded)
         return websocket
     connection = Connection(services, transport, token=token)
-    services.admission.enter(connection)
-    sender = asyncio.create_task(connection.run(), name=f"send {connection.id}")
+    services.admission.enter(connection.session)
+    connection.open()
     try:
         async for message in websocket:
             if message.type is WSMsgType.TEXT:
                 await connection.receive(message.data)
             elif message.type is WSMsgType.BINARY:
                 connection.refuse(ProtocolError("bad_json", "Frames are JSON in text, not binary."))
-        transport.peer_gone.set()
+        transport.note_peer_gone()
         if connection.closing:
-            await asyncio.wait([sender], timeout=2 * CLOSE_SECONDS)
+            try:
+                async with asyncio.timeout(2 * CLOSE_SECONDS):
+                    await connection.ended.wait()
+            except TimeoutError:
+                pass
     finally:
-        sender.cancel()
-        await asyncio.wait([sender])
+        await connection.stop()
     return websocket

@@ -35,7 +35,9 @@ class PoliteWorker(Worker):
             assert frame["reason"] == "shutting_down", frame
             self.hints.append(frame["retry_after_ms"])
             raise ConnectionResetError("come again")
-        self.put_off += frame["type"] == "reply" and not frame["ok"]
+        if frame["type"] == "reply" and not frame["ok"] and frame["error"]["code"] == "unavailable":
+            self.put_off += 1
+            return  # the process goes: its `bye` is on the way
         await super()._hear(frame)
 
 

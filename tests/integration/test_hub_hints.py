@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from gateway.bus.local import LocalBus
 from gateway.bus.port import Hint
 from gateway.hub import Hub
+from gateway.protocol.burst import Burst
 from gateway.protocol.codec import transition_frame
 from gateway.protocol.effects import Event
 from ledger.epoch import History
@@ -33,8 +34,8 @@ class Watcher:
         self.events: list[Event] = []
         self.notices: list[str] = []
 
-    def deliver(self, events: Sequence[Event]) -> None:
-        self.events += events
+    def deliver(self, burst: Burst) -> None:
+        self.events += burst.events
 
     def see(self, key: Key, head: Head) -> None:
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -17,9 +18,12 @@ REPORTS = 4_000
 PAD = "x" * 2_000  # 8 MB in all: more than outbox, transport and kernel buffers take together
 
 
-async def report_all(worker: Peer, task_id: str) -> None:
+HELD_BYTES = 512 * 1024  # for a client that does not read, the transport's buffer with it
+
+
+async def report_all(worker: Peer, task_id: str, reports: int = REPORTS) -> None:
     """Send all reports in frames of many, and see them acknowledged."""
-    for first in range(1, REPORTS + 1, 20):
+    for first in range(1, reports + 1, 20):
         numbers = range(first, first + 20)
         frame = [
             {"type": "report", "id": n, "task_id": task_id, "progress": n % 100, "data": [n, PAD]} for n in numbers
@@ -29,10 +33,15 @@ async def report_all(worker: Peer, task_id: str) -> None:
             await worker.expect("reply", id=n, ok=True, seq=n)
 
 
-def outboxes() -> list[int]:
-    """How many frames wait for each connection of this process that has not ended."""
+def connections() -> list[Connection]:
+    """Those of this process that have not ended."""
     found = [each for each in gc.get_objects() if type(each) is Connection]
-    return [len(each._outbox) for each in found if not each.ended.is_set()]
+    return [each for each in found if not each.ended.is_set()]
+
+
+def outboxes() -> list[int]:
+    """How many frames wait for each of them."""
+    return [len(each._sending) for each in connections()]
 
 
 async def subscribe(gateway: Gateway, peer: Peer, task_id: str, mode: str) -> None:
@@ -70,6 +79,45 @@ async def test_a_stalled_client_is_served_from_the_ledger(database: str, mode: s
             assert len(got) < REPORTS
             assert got[-1]["task"]["data"] == [REPORTS, PAD]
     assert REPORTS * len(PAD) / 10 > BYTES  # the test would prove nothing with a larger outbox
+
+
+async def test_stalled_clients_cost_little_and_miss_nothing(database: str) -> None:
+    """Four stop reading, two go on: those see all as it comes, and each that comes back gets exactly the ledger."""
+    reports = 1_600
+    wanted = [(seq, [seq, PAD]) for seq in range(1, reports + 1)]
+    async with in_process(database) as gateway, AsyncExitStack() as stack:
+        worker = await stack.enter_async_context(gateway.client())
+        fast = [await stack.enter_async_context(gateway.client()) for _ in range(2)]
+        stalled = [await stack.enter_async_context(gateway.client(max_queue=1)) for _ in range(4)]
+        for peer in (*fast, *stalled):
+            await subscribe(gateway, peer, "big", "all")
+        for peer in stalled:
+            peer.socket.transport.pause_reading()
+        all_of_them = connections()
+        assert len(all_of_them) == 7
+        most = 0
+
+        async def read_all(peer: Peer, *, look: bool = False) -> list[tuple[int, Any]]:
+            nonlocal most
+            got: list[tuple[int, Any]] = []
+            while len(got) < reports:
+                frame = await peer.expect("transition")
+                got.append((frame["seq"], frame["data"]))
+                if look:
+                    most = max(most, *(each._sending.held_bytes for each in all_of_them))
+            return got
+
+        working = asyncio.create_task(report_all(worker, "big", reports))
+        seen = await asyncio.gather(*(read_all(peer, look=peer is fast[0]) for peer in fast))
+        assert seen == [wanted, wanted]
+        await working
+        assert 0 < most <= HELD_BYTES
+        held = [each._sending.held_bytes for each in all_of_them]
+        assert sum(size > 0 for size in held) == len(stalled)  # and none of them has all of it on its way
+        for peer in stalled:
+            peer.socket.transport.resume_reading()
+        assert await asyncio.gather(*map(read_all, stalled)) == [wanted] * len(stalled)
+    assert reports * len(PAD) / 4 > HELD_BYTES  # the test would prove nothing with a larger bound
 
 
 async def test_a_peer_that_takes_nothing_at_all_is_cut(database: str) -> None:

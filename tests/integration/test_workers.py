@@ -20,6 +20,7 @@ from gateway.drain import MARGIN_SECONDS
 from gateway.place import VARIABLE
 from gateway.runtime import CannotServe
 from gateway.settings import GatewaySettings, default_bus
+from gateway.siblings import meeting_place
 from gateway.workers import GaveUp, Plan, reserve, supervise
 from ledger.errors import SettingsError
 from ledger.settings import LedgerSettings
@@ -234,22 +235,20 @@ async def client_with(gateway: GatewayProcess, token: str) -> AsyncIterator[Peer
         yield peer
 
 
-def plan(program: Path, **members: Any) -> Plan:
+def plan(program: Path, folder: str) -> Plan:
     """A plan for another program than the gateway: one that fails."""
-    given: dict[str, Any] = {
-        "workers": 2,
-        "host": "127.0.0.1",
-        "port": 1,
-        "arguments": (),
-        "environment": {},
-        "folder": str(program.parent),
-        "drain_seconds": 1.0,
-        "start_seconds": 0.0,
-        "facts": {},
-        "program": program,
-        **members,
-    }
-    return Plan(**given)
+    return Plan(
+        workers=2,
+        host="127.0.0.1",
+        port=1,
+        arguments=(),
+        environment={},
+        folder=folder,
+        drain_seconds=1.0,
+        start_seconds=0.0,
+        facts={},
+        program=program,
+    )
 
 
 @pytest.mark.parametrize(
@@ -271,9 +270,9 @@ async def test_what_cannot_start_ends_all(tmp_path: Path, status: int, sentence:
     async def nothing() -> None:
         pass
 
-    with pytest.raises(GaveUp) as gave_up:
+    with meeting_place() as folder, pytest.raises(GaveUp) as gave_up:
         async with asyncio.timeout(30):
-            await supervise(plan(program), prepare=nothing, database_runs=lambda: True)
+            await supervise(plan(program, folder), prepare=nothing, database_runs=lambda: True)
     assert gave_up.value.status == status
     assert gave_up.value.sentence == sentence or "again and again (status 69)" in gave_up.value.sentence
     assert len(count.read_text()) in starts

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from gateway.outbox import Outbox
 from gateway.protocol import codec
+from gateway.protocol.burst import frames_of
 from gateway.protocol.effects import (
     Authenticate,
     Beats,
@@ -274,7 +275,7 @@ class PaperConnection:
 
     def take(self, max_bytes: int) -> list[bytes]:
         """The peer takes something; when nothing is left, subscriptions of ended tasks end."""
-        frames = self.outbox.take(max_bytes)
+        frames = list(frames_of(self.outbox.take(max_bytes)))
         if not len(self.outbox):
             self._drain()
         return frames

@@ -26,6 +26,7 @@ from hypothesis.stateful import (
 from msgspec.structs import replace
 
 from gateway.outbox import Outbox
+from gateway.protocol.burst import Piece
 from gateway.protocol.effects import Effect, Event, Read, Slot, Want
 from gateway.protocol.errors import SHUTTING_DOWN, ProtocolError
 from gateway.protocol.messages import WAIT_MS
@@ -591,9 +592,9 @@ def test_long_lives_keep_the_promises_too(seed: int) -> None:
 class DropsAll(Outbox):
     """Fault: what waits is dropped with what does not fit, and what comes behind it is taken."""
 
-    def offer(self, slot: Slot, seq: int, frame: bytes, *, replaces: bool = False) -> dict[Slot, int]:
+    def offer(self, slot: Slot, seq: int, piece: Piece, *, replaces: bool = False) -> dict[Slot, int]:
         """A frame of a subscription."""
-        lost = super().offer(slot, seq, frame, replaces=replaces)
+        lost = super().offer(slot, seq, piece, replaces=replaces)
         if lost:
             self.__init__(max_frames=4, max_bytes=1_500)  # type: ignore[misc] # begins anew
         return lost
@@ -602,10 +603,10 @@ class DropsAll(Outbox):
 class LetsOvertake(Outbox):
     """Fault: what is small enough goes in behind what did not fit."""
 
-    def offer(self, slot: Slot, seq: int, frame: bytes, *, replaces: bool = False) -> dict[Slot, int]:
+    def offer(self, slot: Slot, seq: int, piece: Piece, *, replaces: bool = False) -> dict[Slot, int]:
         """A frame of a subscription."""
         self._full = False
-        return super().offer(slot, seq, frame, replaces=replaces)
+        return super().offer(slot, seq, piece, replaces=replaces)
 
 
 class NeverUnwatches(Subscriptions):
@@ -689,6 +690,8 @@ class BelievesOldNews(Subscriptions):
 
 class CannotEnd(Session):
     """Fault: after goodbye it goes on."""
+
+    __slots__ = ()
 
     closed = False
     _closed = property(lambda self: False, lambda self, value: None)

@@ -21,6 +21,7 @@ from gateway.bus.local import LocalBus
 from gateway.bus.port import Hint
 from gateway.connection import Connection
 from gateway.hub import Hub
+from gateway.protocol.burst import Piece, frames_of
 from gateway.protocol.errors import Bye
 from gateway.services import Services
 from ledger.batch import Answer
@@ -75,7 +76,7 @@ class Watching:
 
     def __init__(self, services: Services, task_ids: Sequence[str]) -> None:
         self._services = services
-        self._running: asyncio.Task[None] | None = None
+        self._running: Connection | None = None
         self.seen: dict[str, list[dict[str, Any]]] = {task_id: [] for task_id in task_ids}
         self.told: list[dict[str, Any]] = []
 
@@ -85,7 +86,8 @@ class Watching:
 
     async def come(self) -> None:
         connection = Connection(self._services, self)
-        self._running = asyncio.create_task(connection.run())
+        self._running = connection
+        connection.open()
         await connection.receive('{"type":"hello","v":1}')
         tasks = [
             {"task_id": task_id, "after": {"epoch": self._services.epoch, "seq": len(seen)}}
@@ -96,18 +98,24 @@ class Watching:
     async def go(self) -> None:
         running, self._running = self._running, None
         if running is not None:
-            running.cancel()
-            await asyncio.wait([running], timeout=5)
+            await running.stop()
 
     # As the connection's transport
 
-    async def send(self, frames: Sequence[bytes]) -> None:
-        for frame in frames:
+    def write(self, pieces: Sequence[Piece]) -> bool:
+        for frame in frames_of(pieces):
             message = json.loads(frame)
             if message["type"] == "transition":
                 self.seen[message["task_id"]].append(message)
             elif message["type"] not in {"welcome", "subscribed", "liveness"} and message.get("ok") is not True:
                 self.told.append(message)
+        return True
+
+    async def drained(self) -> None:
+        raise AssertionError("all was taken")
+
+    def unsent(self) -> int:
+        return 0
 
     async def close(self, bye: Bye) -> None:
         self.told.append({"bye": bye.reason})

@@ -7,7 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.outbox import ANSWERS, BYTES, FRAMES, Outbox, OutboxFull
+from gateway.protocol.burst import Burst, Piece, frames_of
 from gateway.protocol.effects import Slot
+from ledger.model import Report, task_key
+from tests.property.paper_gateway import PaperTasks
 
 A: Slot = (f"{1:032x}", False)
 B: Slot = (f"{2:032x}", False)
@@ -52,8 +55,8 @@ def test_too_many_answers_are_the_peers_fault() -> None:
 
 
 def test_the_bounds_are_those_of_the_documents() -> None:
-    """A subscription's frames: 256, or 512 KiB. Answers: 10,000."""
-    assert (FRAMES, BYTES, ANSWERS) == (256, 512 * 1024, 10_000)
+    """A subscription's frames: 256, or 256 KiB. Answers: 10,000."""
+    assert (FRAMES, BYTES, ANSWERS) == (256, 256 * 1024, 10_000)
     outbox = Outbox()
     assert [outbox.offer(A, seq, b"x") for seq in range(1, FRAMES + 1)] == [{}] * FRAMES
     assert outbox.offer(A, FRAMES + 1, b"x") == {A: FRAMES + 1}
@@ -61,6 +64,27 @@ def test_the_bounds_are_those_of_the_documents() -> None:
     half = b"x" * (BYTES // 2)
     assert [outbox.offer(A, 1, half), outbox.offer(A, 2, half)] == [{}, {}]
     assert outbox.offer(A, 3, b"x") == {A: 3}
+
+
+def burst(times: int) -> Burst:
+    """So many transitions of one task."""
+    tasks = PaperTasks()
+    for _ in range(times):
+        tasks.commit(Report(tenant="tenant", task_id="a"))
+    return Burst(tasks.events[task_key("tenant", "a")])
+
+
+def test_a_burst_counts_as_one_and_by_its_bytes() -> None:
+    """It is taken whole, or dropped whole."""
+    outbox = Outbox(max_frames=2)
+    assert outbox.offer(A, 1, burst(3)) == {}
+    assert outbox.offer(B, 1, burst(9)) == {}
+    assert outbox.offer(A, 4, burst(1)) == {A: 4}
+    assert [len(list(frames_of([piece]))) for piece in outbox.take(ALL)] == [3, 9]
+    outbox = Outbox(max_bytes=burst(3).bytes)
+    assert outbox.offer(A, 1, burst(3)) == {}
+    assert outbox.waiting_bytes == burst(3).bytes
+    assert outbox.offer(A, 4, b"x") == {A: 4}
 
 
 def test_one_frame_may_have_any_size() -> None:
@@ -88,7 +112,7 @@ def test_nothing_overtakes_what_did_not_fit() -> None:
 def test_what_waits_is_kept_when_something_does_not_fit() -> None:
     """So that each read of the ledger brings the client forward, however large its page."""
     outbox = Outbox(max_frames=3)
-    taken: list[bytes] = []
+    taken: list[Piece] = []
     reads, next_seq = 0, 1
     while len(taken) < 10:
         reads += 1
@@ -137,7 +161,7 @@ def test_a_peer_sees_each_stream_without_a_hole_whatever_is_dropped(done: list[t
     waiting = 0
     for step in done:
         if isinstance(step, int):
-            for frame in outbox.take(step):
+            for frame in frames_of(outbox.take(step)):
                 slot = A if frame[0] == 0 else B
                 assert frame[1] == seen[slot] + 1
                 seen[slot] += 1
