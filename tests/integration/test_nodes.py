@@ -228,8 +228,9 @@ async def with_faults(made: Nodes, faults: list[Fault], dice: random.Random) -> 
         for worker in made.workers:
             group.create_task(work(worker))
         ends_at = time.monotonic() + FAULT_SECONDS
-        while time.monotonic() < ends_at:
-            done.append(await dice.choice(faults)(dice))
+        first = dice.sample(faults, len(faults))  # each at least once
+        while first or time.monotonic() < ends_at:
+            done.append(await (first.pop() if first else dice.choice(faults))(dice))
             await asyncio.sleep(dice.uniform(0, 0.5))
         stop.set()
     return sum(len(worker.acknowledged_at) for worker in made.workers), done
