@@ -19,6 +19,7 @@ from gateway.connection import Connection
 from gateway.figures import Family, Sample
 from gateway.http.intake import Intake
 from gateway.hub import Hub
+from gateway.replay import Replays
 from ledger.pool import Pools
 from ledger.reaper import Reaper
 from ledger.writer import Writer
@@ -32,6 +33,7 @@ class Metrics(Struct, frozen=True, kw_only=True):
     hub: Hub
     bus: Bus
     writer: Writer
+    replays: Replays
     pools: Pools
     reaper: Reaper
     admission: Admission
@@ -105,7 +107,8 @@ class Metrics(Struct, frozen=True, kw_only=True):
         yield Family.counter(
             "hub_replays", "Pages that the hub read because transitions had not come by themselves.", counts.fills
         )
-        yield Family.counter("session_reads", "Reads of the ledger for single sessions.", counts.reads)
+        yield Family.counter("session_reads", "Pages that sessions have asked for.", counts.reads)
+        yield Family.counter("ledger_reads", "Reads of the ledger for sessions, many together.", self.replays.reads)
 
     def _pools(self) -> Iterator[Family]:
         lanes = {lane.name: lane for lane in (self.pools.write, self.pools.read, self.pools.control)}

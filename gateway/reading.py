@@ -12,7 +12,6 @@ import structlog
 from gateway.protocol.effects import Effect
 from gateway.protocol.errors import INTERNAL
 from gateway.protocol.session import Session
-from gateway.replay import answer
 from gateway.services import Services
 from ledger.errors import LedgerError
 
@@ -49,7 +48,7 @@ class Reading:
         effects: Sequence[Effect] = ()
         self._services.hub.counts.reads += 1
         try:
-            reads = await answer(self._services.reader, wants)
+            reads = await self._services.replays.answer(wants)
             for read in reads if not session.closed else ():  # else they may be of another history
                 self._services.hub.seen(read.want.slot[0], read.head)
             effects = session.read(reads)

@@ -30,6 +30,7 @@ from gateway.http.ops import Health
 from gateway.hub import REREAD_SECONDS, Hub
 from gateway.metrics import Metrics
 from gateway.place import Place, Word
+from gateway.replay import Replays
 from gateway.services import Services
 from gateway.settings import GatewaySettings
 from gateway.siblings import all_figures, answering
@@ -155,6 +156,7 @@ async def running(
             hub=hub,
             writer=writer,
             reader=reader,
+            replays=Replays(reader),
             beats=beats,
             authenticator=who,
             admission=admission,
@@ -173,6 +175,7 @@ async def running(
             hub=hub,
             bus=bus,
             writer=writer,
+            replays=services.replays,
             pools=pools,
             reaper=reaper,
             admission=admission,

@@ -7,6 +7,7 @@ from msgspec import Struct, field
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.hub import Hub
+from gateway.replay import Replays
 from gateway.sending import Turn
 from gateway.wheel import Wheel
 from ledger.epoch import History
@@ -21,6 +22,7 @@ class Services(Struct, frozen=True, kw_only=True):
     hub: Hub
     writer: Writer
     reader: Reader
+    replays: Replays
     beats: Beats
     authenticator: Authenticator
     admission: Admission

@@ -64,9 +64,23 @@ class Reader:
         more.
         """
         limit = min(limit, REPLAY_ROWS)
+        pages = await self._replay(cursors, limit, limit)
+        return [transition for page in pages.values() for transition in page]
+
+    async def pages(self, cursors: Sequence[tuple[Key, int]], *, each: int) -> dict[int, list[Transition]]:
+        """As `replay`, at most `each` transitions of a cursor: by its place in `cursors`, those without any missing.
+
+        A task may be asked for at several sequences.
+        """
+        return await self._replay(cursors, each, REPLAY_ROWS)
+
+    async def _replay(self, cursors: Sequence[tuple[Key, int]], each: int, most: int) -> dict[int, list[Transition]]:
         keys, after = [key for key, _ in cursors], [seq for _, seq in cursors]
-        rows = await self._fetch("replay", keys, after, limit, limit, REPLAY_BYTES)
-        return [transition_of(row, keys) for row in rows]
+        pages: dict[int, list[Transition]] = {}
+        for row in await self._fetch("replay", keys, after, each, most, REPLAY_BYTES):
+            place = row["ord"] - 1
+            pages.setdefault(place, []).append(transition_of(row, keys[place]))
+        return pages
 
     async def history(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 import asyncpg
@@ -90,14 +90,14 @@ def task_of(row: asyncpg.Record) -> Task:
     )
 
 
-def transition_of(row: asyncpg.Record, keys: Sequence[Key]) -> Transition:
-    """A transition, from a row of `replay.sql` that was asked for these tasks.
+def transition_of(row: asyncpg.Record, key: Key) -> Transition:
+    """A transition, from a row of `replay.sql` about this task.
 
     Taken apart by place: a client that comes back brings hundreds of rows, and names cost as much as all the rest.
     """
-    _, place, task_id, seq, status, attempt, progress, stage, message, data, result, error, cancel, reason, at = row
+    _, _, task_id, seq, status, attempt, progress, stage, message, data, result, error, cancel, reason, at = row
     return Transition(
-        key=keys[place - 1],
+        key=key,
         task_id=task_id,
         seq=seq,
         status=_STATUS[status],

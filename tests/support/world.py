@@ -23,6 +23,7 @@ from gateway.connection import Connection
 from gateway.hub import Hub
 from gateway.protocol.burst import Piece, frames_of
 from gateway.protocol.errors import Bye
+from gateway.replay import Replays
 from gateway.services import Services
 from ledger.batch import Answer
 from ledger.epoch import History
@@ -222,6 +223,7 @@ async def _opened(
             hub=hub,
             writer=writers[0],
             reader=reader,
+            replays=Replays(reader),
             beats=Beats(here.control),
             authenticator=OneTenant(tenant),
             admission=Admission(per_second=0, most_opening=10),
