@@ -1,0 +1,74 @@
+"""A gateway is killed, and everybody comes back at the same moment: all get what they missed, for few questions.
+
+LEDGERWIRE_TEST_CLIENTS=5000 makes it a storm; the limit of open files must allow it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import signal
+
+import aiohttp
+from websockets.exceptions import WebSocketException
+
+from tests.support.gateway import GatewayProcess
+from tests.support.waiting import WAIT_SECONDS
+
+CLIENTS = int(os.environ.get("LEDGERWIRE_TEST_CLIENTS") or 300)
+TASKS = 20
+LENGTH = 40
+
+
+def task_of(number: int) -> str:
+    """Which task a client watches."""
+    return f"task-{number % TASKS}"
+
+
+async def comes_back(gateway: GatewayProcess, number: int, epoch: str, seq: int) -> list[int]:
+    """One client with a cursor: the sequences that it gets, up to the end of its task. It tries until it is let in."""
+    while True:
+        try:
+            async with gateway.client(open_timeout=WAIT_SECONDS) as peer:
+                cursor = {"epoch": epoch, "seq": seq}
+                await peer.ask(type="subscribe", tasks=[{"task_id": task_of(number), "after": cursor}])
+                await peer.expect("subscribed", recovered=True)
+                return [(await peer.expect("transition"))["seq"] for _ in range(seq, LENGTH)]
+        except (WebSocketException, OSError):
+            await asyncio.sleep(random.uniform(0.0, 0.5))
+
+
+async def figures(gateway: GatewayProcess) -> dict[str, float]:
+    """The counters of the gateway."""
+    async with aiohttp.ClientSession() as session, session.get(f"{gateway.http}/metrics") as response:
+        text = await response.text()
+    return {name: float(value) for name, value in re.findall(r"^ledgerwire_(\w+) ([0-9.e+]+)$", text, re.MULTILINE)}
+
+
+async def test_everybody_comes_back_at_once(database: str, seed: int) -> None:
+    """Each with a cursor of its own; the worker goes on meanwhile, and the gateway asks the ledger for all together."""
+    dice = random.Random(seed)
+    async with GatewayProcess(database) as gateway:
+        async with gateway.client() as worker:
+            for task in range(TASKS):
+                for _ in range(LENGTH - 1):
+                    await worker.ask(type="report", task_id=task_of(task))
+            epoch = worker.epoch
+        await gateway.stop(signal.SIGKILL)
+        cursors = [dice.randrange(1, LENGTH - 1) for _ in range(CLIENTS)]
+        clients = [asyncio.create_task(comes_back(gateway, number, epoch, seq)) for number, seq in enumerate(cursors)]
+        await gateway.start()
+        async with gateway.client() as worker:
+            for task in range(TASKS):
+                assert (await worker.ask(type="report", task_id=task_of(task)))["ok"]
+        async with asyncio.timeout(2 * WAIT_SECONDS):
+            seen = await asyncio.gather(*clients)
+        counted = await figures(gateway)
+    for seq, seqs in zip(cursors, seen, strict=True):
+        assert seqs == [*range(seq + 1, LENGTH + 1)]
+    reads, asked = counted["ledger_reads_total"], counted["session_reads_total"]
+    print(f"{CLIENTS} clients: {asked:g} pages asked for, {reads:g} reads")  # noqa: T201
+    assert asked >= CLIENTS
+    assert reads < asked
