@@ -117,8 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--bus",
         choices=BUSES,
-        help="how gateways of one database tell each other at once: local (default: not at all, they look each second),"
-        " postgres (by LISTEN and NOTIFY), nats (the one for many)",
+        help="how the processes of one database tell each other at once: local (not at all, they look each second),"
+        " postgres (by LISTEN and NOTIFY), nats (the one for many). Default: local for one worker, postgres for two, for"
+        " more nats where it is installed, else postgres",
     )
     serve.add_argument(
         "--bus-url",
