@@ -42,7 +42,7 @@ EMBEDDED_SPARE_CONNECTIONS: Final = 20
 """Of the own PostgreSQL, beside those of the processes: for people, and while one process takes another's place."""
 
 _EPILOG: Final = """\
-Every option has an environment variable: LEDGERWIRE_HOST, LEDGERWIRE_PORT, LEDGERWIRE_WORKERS,
+Every option of `serve` has an environment variable: LEDGERWIRE_HOST, LEDGERWIRE_PORT, LEDGERWIRE_WORKERS,
 LEDGERWIRE_ALLOWED_ORIGINS, LEDGERWIRE_TOKEN_FILE, LEDGERWIRE_BUS, LEDGERWIRE_BUS_URL, LEDGERWIRE_LOG_LEVEL,
 LEDGERWIRE_DATA_DIR; the database is DATABASE_URL.
 Pools, time-outs and leases: docs/operations.md.
@@ -118,8 +118,8 @@ def _parser() -> argparse.ArgumentParser:
         "--bus",
         choices=BUSES,
         help="how the processes of one database tell each other at once: local (not at all, they look each second),"
-        " postgres (by LISTEN and NOTIFY), nats (the one for many). Default: local for one worker, postgres for two, for"
-        " more nats where it is installed, else postgres",
+        " postgres (by LISTEN and NOTIFY), nats (the one for many). Default: local for one worker, postgres for two,"
+        " for more nats where it is installed, else postgres",
     )
     serve.add_argument(
         "--bus-url",
@@ -127,7 +127,13 @@ def _parser() -> argparse.ArgumentParser:
         help="for --bus nats: nats://… or tls://…, several separated by commas; without it a server of its own, for the"
         " processes of this gateway. Better in LEDGERWIRE_BUS_URL, where others do not see its secrets",
     )
-    serve.add_argument("--data-dir", type=Path, metavar="FOLDER", help="where its own PostgreSQL keeps its data")
+    serve.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="where its own PostgreSQL keeps its data; default ~/.local/share/ledgerwire, or as root, where others"
+        " cannot enter that, /var/lib/ledgerwire",
+    )
     serve.add_argument("--log-level", choices=LOG_LEVELS, help="default info")
     serve.set_defaults(run=_serve)
 
@@ -251,7 +257,8 @@ def _migrate(options: argparse.Namespace) -> int:
     settings = LedgerSettings.from_environment(os.environ)
     dsn = settings.direct_database_url or settings.database_url
     if dsn is None:
-        print("ledgerwire: set DATABASE_URL to the database to migrate.", file=sys.stderr)  # noqa: T201 - for a person
+        sentence = "Set DATABASE_URL to the database to migrate; its own PostgreSQL is migrated by `serve`."
+        print(f"ledgerwire: {sentence}", file=sys.stderr)  # noqa: T201 - for a person
         return EX_CONFIG
     todo = asyncio.run(pending(dsn) if options.check else migrate(dsn))
     for migration in todo:

@@ -68,7 +68,7 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(
-        prog="demo.py", description="Try Ledgerwire with a real job and a page to watch it."
+        prog="dev.py run", description="Try Ledgerwire with a real job and a page to watch it."
     )
     parser.add_argument("--once", action="store_true", help="play it without a person, on free ports, and compare")
     parser.add_argument("--port", type=int, default=8080, help="of the gateway (default %(default)s)")

@@ -24,12 +24,22 @@ _FIGURES = ("per_second", "python_cpu_us", "postgres_cpu_us", "wal_bytes")
 def configure(parser: argparse.ArgumentParser) -> None:
     """The options of this verb."""
     parser.add_argument(
-        "--rows", nargs="+", type=int, default=[10_000, 10_000_000], metavar="N", help="default: %(default)s"
+        "--rows",
+        nargs="+",
+        type=int,
+        default=[10_000, 10_000_000],
+        metavar="N",
+        help="store so many transitions first (default 10000 10000000)",
     )
     parser.add_argument("--tasks", type=int, default=TASKS, help="tasks at work at once (default %(default)s)")
     parser.add_argument("--window", type=int, default=4_000, help="requests in flight (default %(default)s)")
     parser.add_argument(
-        "--workloads", nargs="+", choices=NAMES, default=["steady", "short"], metavar="NAME", help=f"of {NAMES}"
+        "--workloads",
+        nargs="+",
+        choices=NAMES,
+        default=["steady", "short"],
+        metavar="NAME",
+        help=f"of {', '.join(NAMES)} (default steady short): see `ledger --help`",
     )
 
 

@@ -30,6 +30,10 @@ pgbench  -M prepared, the writer's statement for one report per transaction, cli
 COPY     the writer's rows into the same table with its indexes, from ready bytes
 peers    the same payload bytes, synced before the answer: Redis Streams (appendfsync always), NATS JetStream
          (sync_interval always). They compare nothing and know no states.
+
+steady   5,000 running tasks, one numbered report each in turn
+short    tasks of ten transitions, from create to completed; 5,000 at a time
+hot      the same reports as steady, all for 20 tasks
 """
 
 _WRITER_LINES: Final[tuple[tuple[str, Callable[[dict[str, Any]], float | None]], ...]] = (
@@ -55,13 +59,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", type=int, default=TASKS, help="tasks at work at once (default %(default)s)")
     parser.add_argument("--window", type=int, default=4_000, help="requests in flight (default %(default)s)")
     parser.add_argument(
-        "--workloads", nargs="+", choices=NAMES, default=list(NAMES), metavar="NAME", help=f"of {', '.join(NAMES)}"
+        "--workloads",
+        nargs="+",
+        choices=NAMES,
+        default=list(NAMES),
+        metavar="NAME",
+        help=f"of {', '.join(NAMES)} (default all)",
     )
     parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}"
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        default=list(PARTS),
+        metavar="PART",
+        help=f"of {', '.join(PARTS)} (default all)",
     )
     parser.add_argument(
-        "--clients", nargs="+", type=int, default=list(pgbench.CLIENTS), metavar="N", help="clients of pgbench"
+        "--clients",
+        nargs="+",
+        type=int,
+        default=list(pgbench.CLIENTS),
+        metavar="N",
+        help=f"clients of pgbench (default {' '.join(map(str, pgbench.CLIENTS))})",
     )
 
 
