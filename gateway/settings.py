@@ -135,7 +135,8 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
                 try:
                     values[name] = read(text)
                 except ValueError as error:
-                    raise SettingsError(f"LEDGERWIRE_{name.upper()} is {text!r}: {error}.") from error
+                    wanted = "a whole number" if read is int else "a number"
+                    raise SettingsError(f"LEDGERWIRE_{name.upper()} is {text!r}: it must be {wanted}.") from error
         values |= {name: value for name, value in given.items() if value is not None}
         return cls(**values)  # type: ignore[arg-type] # each value was read by its own reader
 

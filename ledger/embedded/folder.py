@@ -208,7 +208,7 @@ def _socket_place(cluster: Path) -> Path:
 def _in_use(path: Path, holder: str) -> str:
     return (
         f"the data folder {path} is in use by the process with pid {holder}. Stop that one, give "
-        f"this one a folder of its own with {VARIABLE}, or let both share a server with DATABASE_URL."
+        f"this one a folder of its own with --data-dir or {VARIABLE}, or let both share a server with DATABASE_URL."
     )
 
 

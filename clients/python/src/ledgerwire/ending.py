@@ -13,6 +13,7 @@ from websockets.http11 import Response
 from ledgerwire.errors import LedgerwireError, Refused
 from ledgerwire.wire import Bye
 
+_NOT_FOUND: Final = 404
 _NOT_AUTHORISED: Final = frozenset({401, 403})
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _FINAL_CODES: Final = range(4500, 5000)
@@ -50,6 +51,8 @@ def of_opening(error: Exception, shown_url: str, *, ever_welcomed: bool) -> Endi
     if isinstance(error, InvalidStatus):
         status = error.response.status_code
         why = f"the upgrade was answered with HTTP {status}"
+        if status == _NOT_FOUND:
+            why += " (a gateway's WebSocket is at /v1/ws)"
         if status in _PASSING or (ever_welcomed and status not in _NOT_AUTHORISED):
             return Ending(why, retry_after_seconds=_named_time(error.response))
         return Ending(why, Refused(status, "upgrade_refused", f"{shown_url}: {why}"))

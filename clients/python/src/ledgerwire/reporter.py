@@ -140,7 +140,7 @@ class Reporter:
             self._to_attend.update(dict.fromkeys(task_ids))
             self._attend_again_at = self._clock() + max(1.0, reply.retry_after_seconds)
         else:
-            _log.warning("cancels of %d tasks will only come with replies: %s", len(task_ids), rejection)
+            _log.warning("cancels will only come with replies (tasks: %d): %s", len(task_ids), rejection)
 
     def _tell(self, pending: Pending, receipt: Receipt | None, error: LedgerwireError | None) -> None:
         held = self._held.get(pending.series.serial)
