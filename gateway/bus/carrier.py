@@ -60,7 +60,7 @@ class Carrier(ABC):
         self._on_gap: OnGap
         self._broken: str | None = None
         self._reason = "connecting"
-        self._told: str | None = None
+        self._told: set[str] = set()  # of this outage: servers may fail by turns, each for a reason of its own
         self._sent = self._heard = self._garbled = self._connects = 0
 
     # As a bus
@@ -198,15 +198,15 @@ class Carrier(ABC):
             self._wake.clear()
 
     def _is_well(self) -> None:
-        self._reason = ""
-        if self._told != "":
-            self._told = ""
+        if self._reason:
             log.info("bus_connected", bus=self._kind)
+        self._reason = ""
+        self._told.clear()
 
     def _ails(self, reason: str) -> None:
         self._reason = reason
-        if self._told != reason:
-            self._told = reason
+        if reason not in self._told:
+            self._told.add(reason)
             log.warning(
                 "bus_away",
                 bus=self._kind,
