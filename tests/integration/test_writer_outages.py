@@ -164,7 +164,8 @@ async def test_a_statement_that_commits_late_is_found_wherever_it_put_the_report
         async with ledger(through(database, proxy.port), queue_wait_seconds=1.0, write_pool_max=1) as it:
             await it.receipt(report("a", message="begin"))
             await it.receipt(report("other", message="begin"))
-            async with place_held(database, "a"):
+            # The place of the later one: the first statement puts the early one before it, and only then has to wait.
+            async with place_held(database, "a", ahead=2):
                 async with place_held(database, "other"):
                     other = it.writer.submit(report("other", message="other"))
                     await eventually(lambda: appends_waiting(database))
@@ -177,7 +178,8 @@ async def test_a_statement_that_commits_late_is_found_wherever_it_put_the_report
                 proxy.set(Link.RESET)
                 with pytest.raises(OutcomeUnknown):
                     await early
-                # One statement with the later one alone, at the place of the earlier; its answer is lost too.
+                # One statement with the later one alone, at the place of the earlier: it waits for the first, and its
+                # answer is lost too.
                 proxy.set(Link.PASS)
                 await eventually(lambda: _at_least(2, appends_waiting(database)))
                 proxy.set(Link.RESET)

@@ -24,8 +24,9 @@ from tests.support.node import TENANT, Asking, Heard, connected
 
 
 class CountingLane(Lane):
-    """A write lane that counts its appends: the tasks they asked for, those applied, and the answers that were lost."""
+    """A write lane that counts its statements, and of appends the tasks asked for, those applied, and lost answers."""
 
+    statements = 0
     appends = 0
     tasks_asked = 0
     tasks_applied = 0
@@ -41,6 +42,7 @@ class CountingHold(Hold):
     async def fetch(self, sql: str, *args: object) -> list[asyncpg.Record]:
         lane = cast("CountingLane", self._lane)
         append = sql in (query("append"), query("advance"))
+        lane.statements += 1
         try:
             rows = await super().fetch(sql, *args)
         except OutcomeUnknown:
@@ -102,15 +104,16 @@ def report(task_id: str = "a", *, tenant: str = TENANT, **members: Any) -> Repor
 
 
 @asynccontextmanager
-async def place_held(dsn: str, task_id: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """Hold the place of a task's next transition: an append to it has to wait on the server."""
+async def place_held(dsn: str, task_id: str, *, ahead: int = 1) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """Hold the place of a task's next transition, or of one further ahead: an append to it waits on the server."""
     async with connected(dsn) as connection:
         holding = connection.transaction()
         await holding.start()
         held = await connection.fetchval(
             "insert into ledger.transition (key, seq, status, attempt, n, digest)"
-            " select key, seq + 1, status, attempt, n, key from ledger.head where key = $1 returning seq",
+            " select key, seq + $2, status, attempt, n, key from ledger.head where key = $1 returning seq",
             task_key(TENANT, task_id),
+            ahead,
         )
         assert held is not None
         yield connection
