@@ -8,6 +8,7 @@ committed.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Final
 
 from ledger.epoch import History
@@ -36,6 +37,13 @@ class Heads:
         self.states.move_to_end(key)
         if len(self.states) > REMEMBERED_TASKS:
             self.states.popitem(last=False)
+
+    def drop(self, keys: Iterable[Key]) -> None:
+        """These tasks must be read anew, and have come at least as far as is remembered."""
+        for key in keys:
+            state = self.states.pop(key, None)
+            if state is not None:
+                self._history.expect(self._history.epoch, key, state.seq)
 
     def overtaken(self, key: Key, seq: int) -> None:
         """Somebody else has come so far with a task: better read than tried in vain."""

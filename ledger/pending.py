@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
 import structlog
 
 from ledger.batch import Entry, Outcome
 from ledger.errors import LedgerError, OutcomeUnknown, Unavailable
-from ledger.model import Create, Report, Request
+from ledger.model import Create, Key, Report, Request, Transition
 
 BATCH_BYTES: Final = 4 * 1024 * 1024
 """Of payloads: a batch of the largest would take longer than a statement may, however often it is tried."""
 
 log = structlog.get_logger(__name__)
+
+
+class Listener(Protocol):
+    """Told of every commit, in commit order per task, before the requests are answered. Must not fail or wait."""
+
+    def watches(self, key: Key) -> bool:
+        """Whether the transitions of this task are wanted here; else how far it came is enough."""
+
+    def committed(self, transitions: Sequence[Transition], heads: Sequence[tuple[Key, int]]) -> None:
+        """These tasks have come so far, and these are the transitions of those that are watched."""
+
+    def reached(self, key: Key, seq: int) -> None:
+        """The task is known to have come at least so far; what happened in between was not seen here."""
 
 
 class Pending(Entry, eq=False, kw_only=True):

@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
 
 import structlog
 
@@ -24,7 +23,7 @@ from ledger.errors import Busy, LedgerError, OutcomeUnknown, Refused, Unavailabl
 from ledger.heads import Heads
 from ledger.literals import NotJson
 from ledger.model import Key, Patience, Rejection, Transition
-from ledger.pending import Pending, take
+from ledger.pending import Listener, Pending, take
 from ledger.pool import Lane
 from ledger.receipts import receipt
 from ledger.rows import prior_of, state_of
@@ -37,19 +36,6 @@ log = structlog.get_logger(__name__)
 RETRY_FIRST_SECONDS = 0.05
 RETRY_MOST_SECONDS = 0.5
 BUSY_RETRY_AFTER_MS = 500
-
-
-class Listener(Protocol):
-    """Told of every commit, in commit order per task, before the requests are answered. Must not fail or wait."""
-
-    def watches(self, key: Key) -> bool:
-        """Whether the transitions of this task are wanted here; else how far it came is enough."""
-
-    def committed(self, transitions: Sequence[Transition], heads: Sequence[tuple[Key, int]]) -> None:
-        """These tasks have come so far, and these are the transitions of those that are watched."""
-
-    def reached(self, key: Key, seq: int) -> None:
-        """The task is known to have come at least so far; what happened in between was not seen here."""
 
 
 class Shard:
@@ -237,14 +223,26 @@ class Shard:
 
     async def _refused(self, batch: Sequence[Pending], error: Refused) -> list[Pending]:
         """The database refuses something in the batch: halve it until the culprit stands alone."""
-        if len(batch) == 1 and error.reason == "collision":
-            batch[0].must_read = True
-            return list(batch)
+        if error.reason == "collision":
+            return await self._collided([entry for entry in batch if not entry.done])
         if len(batch) == 1:
             log.warning("report_refused_by_database", task_id=batch[0].request.task_id, reason=error.reason)
             self._refuse(batch[0], Rejection(code="bad_request", message=error.sentence))
             return []
         return await self._in_halves(batch)
+
+    async def _collided(self, batch: Sequence[Pending]) -> list[Pending]:
+        """Somebody has appended to one of these tasks, and it is not said to which: read them all, and try again.
+
+        Where that was in vain others append at this very moment: halve until what they append to stands alone.
+        """
+        keys = {entry.key for entry in batch}
+        self._heads.drop(keys)
+        if not all(entry.must_read for entry in batch):
+            for entry in batch:
+                entry.must_read = True
+            return await self._commit(batch)
+        return list(batch) if len(keys) == 1 else await self._in_halves(batch)
 
     async def _in_halves(self, batch: Sequence[Pending]) -> list[Pending]:
         batch = [entry for entry in batch if not entry.done]  # a part of it may have been written
