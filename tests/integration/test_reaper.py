@@ -13,8 +13,9 @@ import orjson
 
 from ledger.machine import Liveness, Status
 from ledger.model import Lapse, Receipt, Rejection
+from tests.support.ledgers import appends_waiting
 from tests.support.node import TENANT, Node, connected
-from tests.support.reaping import OVER, begin_many, create, report
+from tests.support.reaping import OVER, begin_many, cancel, create, report
 from tests.support.waiting import eventually
 
 
@@ -99,6 +100,20 @@ async def test_a_beat_keeps_the_task(it: Node) -> None:
     await it.pass_time(OVER)
     await it.look()
     assert [(await it.task(name)).status for name in ("a", "b")] == [Status.LOST] * 2
+
+
+async def test_a_beat_that_comes_with_a_cancel_is_not_taken_back(it: Node) -> None:
+    """The cancel is no sign of the worker: it keeps the last one, also where that is written while the cancel waits."""
+    await it.receipt(report(progress=1))
+    async with connected(it.dsn) as beating:
+        await beating.execute("begin")
+        at = await beating.fetchval("update ledger.task set beat_at = clock_timestamp() returning beat_at")
+        asked = it.writer.submit(cancel())
+        await eventually(lambda: appends_waiting(it.dsn), what="the cancel waits for the beat")
+        await beating.execute("commit")
+        await asked
+    row = await it.row()
+    assert (row["status"], row["beat_at"]) == ("cancelling", at)
 
 
 async def test_a_zombie_keeps_nothing_alive(it: Node) -> None:

@@ -60,7 +60,11 @@ grown as (
             else least(t.due_at, now() + h.due_ms * interval '1 ms')
         end,
         updated_at = now(),
-        beat_at = case when h.heard then now() else (select beat_at from ledger.head where key = h.key) end
+        -- The row itself is newer than what this statement sees of it, where a beat was written meanwhile.
+        beat_at = case
+            when h.heard then now()
+            else greatest(t.beat_at, (select beat_at from ledger.head where key = h.key))
+        end
     from head h
     where h.expected > 0 and t.key = h.key and case when h.key in (select key from applied) then true end
 ),
