@@ -158,21 +158,21 @@ class Shard:
 
         Raises `Unavailable` or `OutcomeUnknown`; entries that were settled before that are answered.
         """
-        epoch = self._history.epoch
+        epoch, copy = self._history.epoch, self._heads.copy
         decided = fold(batch, self._heads.states, {})
         try:
             if decided.stale:
                 found = await self._read([entry for entry in batch if entry.key in decided.stale])
-                epoch = self._history.epoch  # where it is another one, no head is left
+                epoch, copy = self._history.epoch, self._heads.copy  # where one is another, no head is left
                 decided = fold(batch, self._heads.states, found)
             for key, answers in decided.answers.items():
                 if key not in decided.growth:
                     self._answer(answers)
             progress, rest = apart(decided.growth)
             if progress:
-                await self._write(decided, progress, "advance", advance_arguments(progress), epoch)
+                await self._write(decided, progress, "advance", advance_arguments(progress), epoch, copy)
             if rest:
-                await self._write(decided, rest, "append", append_arguments(rest, self._patience), epoch)
+                await self._write(decided, rest, "append", append_arguments(rest, self._patience), epoch, copy)
         except Refused as error:
             return await self._refused(batch, error)
         except NotJson as error:
@@ -190,11 +190,12 @@ class Shard:
         name: str,
         arguments: Sequence[str],
         epoch: str,
+        copy: str | None,
     ) -> None:
-        """Append what grows with one statement, in the epoch of the decision, and settle it."""
+        """Append what grows with one statement, in the epoch and the copy of the decision, and settle it."""
         began = time.monotonic()
         try:
-            (row,) = await self._connection.fetch(query(name), *arguments, epoch or None, self._heads.copy)
+            (row,) = await self._connection.fetch(query(name), *arguments, epoch or None, copy)
             self._tally.commit_seconds.note(time.monotonic() - began)
         except (OutcomeUnknown, asyncio.CancelledError):
             # Cancelled at the end of `close`, it may have been sent as well.

@@ -130,26 +130,37 @@ async def test_a_decision_of_the_epoch_before_is_made_again(database: str) -> No
     assert await messages(database) == ["said as 1", "said as 2", "said as 3"]
 
 
-async def test_a_memory_that_fits_by_chance_leads_to_nothing(database: str, cluster: Cluster) -> None:
-    """In the new history both tasks have come as far as the writer remembers them, but by another way."""
-    names = ("a", "b")
+@pytest.mark.parametrize("declared", [True, False])
+async def test_a_memory_that_fits_by_chance_leads_to_nothing(database: str, cluster: Cluster, declared: bool) -> None:
+    """In the new history the tasks have come as far as the writer remembers them, but by another way.
+
+    One after the other, and two in a batch of which one is progress and one is not. Where nobody has declared the new
+    history, it is another copy of the ledger all the same.
+    """
+    names = ("a", "b", "c", "d")
     async with node(database) as it:
         for name in names:
             await it.writer.submit(Report(tenant="t", task_id=name))
         backup = await back_up(cluster, database)
-        await epoch.begin(SETTINGS, backup)
+        if declared:
+            await epoch.begin(SETTINGS, backup)
         async with node(backup) as other:
             for name in names:
                 await other.writer.submit(Report(tenant="t", task_id=name, stage="of the new history"))
         for name in names:
             await it.writer.submit(Report(tenant="t", task_id=name, stage="of the old history"))
         lost = await restore(cluster, database, backup)
-        for name in names:
-            receipt = await it.writer.submit(Report(tenant="t", task_id=name, progress=50.0))
-            assert isinstance(receipt, Receipt)
-            assert receipt.seq == 3
+        together = [
+            it.writer.submit(Report(tenant="t", task_id=name, progress=50.0, lease_ms=lease_ms))
+            for name, lease_ms in (("a", None), ("b", 10_000))
+        ]
+        answers = [
+            *await asyncio.gather(*together),
+            *[await it.writer.submit(Report(tenant="t", task_id=name, progress=50.0)) for name in ("c", "d")],
+        ]
+        assert [answer.seq for answer in answers if isinstance(answer, Receipt)] == [3] * 4
         tasks = await it.reader.tasks([task_key("t", name) for name in names])
-        assert [(task.stage, task.progress) for task in tasks] == [("of the new history", 50.0)] * 2
+        assert [(task.stage, task.progress) for task in tasks] == [("of the new history", 50.0)] * 4
     await drop_database(cluster, lost)
 
 
