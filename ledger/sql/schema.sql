@@ -99,9 +99,14 @@ left join lateral (
     limit 1
 ) p on true;
 
--- Which history this is, and which copy of it answers: another server, or another database, may lack what was committed.
+-- Which history this is, and which copy of it answers: another server, another database, or a table that was filled anew may
+-- lack what was committed.
 create view ledger.copy as
-select e.epoch, d.oid || '@' || extract(epoch from pg_postmaster_start_time()) as copy
+select
+    e.epoch,
+    concat_ws(
+        '@', pg_relation_filenode('ledger.transition'), d.oid, extract(epoch from pg_postmaster_start_time())
+    ) as copy
 from ledger.epoch e
 join pg_database d on d.datname = current_database()
 where e.only_one; -- as the planner knows, one row

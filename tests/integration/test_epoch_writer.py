@@ -164,6 +164,25 @@ async def test_a_memory_that_fits_by_chance_leads_to_nothing(database: str, clus
     await drop_database(cluster, lost)
 
 
+async def test_tables_that_were_filled_anew_are_another_copy(database: str) -> None:
+    """Restored in their place, under the gateways, and nobody has declared it: what was lost leaves no hole."""
+    async with node(database) as it:
+        for _ in range(5):
+            await it.writer.submit(Report(tenant="t", task_id="a"))
+        before = it.history.epoch
+        connection = await asyncpg.connect(database, timeout=30)
+        async with connection.transaction():
+            await connection.execute("create temporary table kept as select * from ledger.transition where seq <= 2")
+            await connection.execute("truncate ledger.transition")
+            await connection.execute("insert into ledger.transition select * from kept")
+        await connection.close()
+        receipt = await it.writer.submit(Report(tenant="t", task_id="a"))
+        assert isinstance(receipt, Receipt)
+        assert receipt.seq == 3
+        assert it.history.epoch != before
+    assert len(await messages(database)) == 3
+
+
 async def test_a_batch_in_which_the_history_changes_is_answered_whole(database: str) -> None:
     """One report has to be read for, another rests on memory: the read shows the new epoch."""
     async with node(database) as it:

@@ -20,7 +20,11 @@ left join lateral (
 ) p on true;
 
 create view ledger.copy as
-select e.epoch, d.oid || '@' || extract(epoch from pg_postmaster_start_time()) as copy
+select
+    e.epoch,
+    concat_ws(
+        '@', pg_relation_filenode('ledger.transition'), d.oid, extract(epoch from pg_postmaster_start_time())
+    ) as copy
 from ledger.epoch e
 join pg_database d on d.datname = current_database()
 where e.only_one; -- as the planner knows, one row
