@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -20,6 +21,7 @@ from tests.support.limits import generous
 
 TASKS = 20_000
 TRANSITIONS = 3
+"""Of each task: a beginning, and progress with data, which its row has not taken in."""
 ASKED = 50
 TENANT = "t"
 
@@ -32,7 +34,7 @@ tasks as (
     insert into ledger.task (
         key, tenant, task_id, created, status, seq, attempt, n, data_seq, result_seq, error_seq, beat_at
     )
-    select left(hash, 32)::uuid, 't', task_id, true, 'running', $2::integer, 1, $2::integer, 1, 0, 0, now() from made
+    select left(hash, 32)::uuid, 't', task_id, true, 'running', 1, 1, 1, 1, 0, 0, now() from made
     returning key
 )
 insert into ledger.transition (key, seq, status, attempt, n, data, digest)
@@ -60,10 +62,10 @@ def entry(request: Report | Create | CancelRequest) -> Entry:
 
 
 def state(task_id: str) -> State:
-    """A filled task, as the writer remembers it."""
+    """A filled task, as the writer remembers it: its row is as of the beginning."""
     return State(
         tenant=TENANT, task_id=task_id, created=True, status=Status.RUNNING, seq=TRANSITIONS, attempt=1, n=TRANSITIONS,
-        data_seq=1,
+        data_seq=TRANSITIONS, anchor=1,
     )  # fmt: skip
 
 
@@ -103,8 +105,9 @@ async def test_appends_touch_only_rows_of_their_own_tasks(pools: Pools, seed: in
         {},
     )
     assert len(rest.growth) == 2 * ASKED
-    # A row is compared, then written; where a client spoke, the worker's last sign of life is looked up.
-    await touches(pools.write, "append", [*append_arguments(rest.growth, Patience()), None, None], rows=3 * ASKED)
+    # A row and its last progress are compared, then it is written; where a client spoke, both are looked up again for
+    # the worker's last sign of life.
+    await touches(pools.write, "append", [*append_arguments(rest.growth, Patience()), None, None], rows=5 * ASKED)
 
 
 async def test_reads_of_a_task_touch_only_its_own_rows(pools: Pools, seed: int) -> None:
@@ -115,8 +118,14 @@ async def test_reads_of_a_task_touch_only_its_own_rows(pools: Pools, seed: int) 
     # A repeat of a number looks at the few transitions around its place.
     await touches(pools.write, "heads", heads_arguments(asked), rows=ASKED * (1 + TRANSITIONS))
     await touches(pools.read, "snapshots", [keys, 60_000], rows=4 * ASKED)
-    await touches(pools.control, "sequences", [keys, 60_000], rows=ASKED)
+    await touches(pools.control, "sequences", [keys, 60_000], rows=2 * ASKED)
     await touches(pools.read, "replay", [keys, [1] * ASKED, 500, 500, 10**6], rows=ASKED * (1 + TRANSITIONS))
+
+
+async def test_a_page_of_tasks_stops_when_it_is_full(pools: Pools) -> None:
+    """Each task with its last progress and its data; no task behind the page is looked at."""
+    newest = (datetime.max.replace(tzinfo=UTC), "f" * 32)
+    await touches(pools.read, "history", [TENANT, None, None, None, *newest, ASKED, 60_000], rows=3 * ASKED)
 
 
 async def touches(lane: Lane, name: str, arguments: list[Any], *, rows: int) -> None:
