@@ -15,6 +15,8 @@ import msgspec
 from ledger.errors import SettingsError
 
 VARIABLE: Final = "LEDGERWIRE_PLACE"
+SIGN_SECONDS: Final = 1.0
+"""Between two words of a process that serves: its signs of life."""
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -44,6 +46,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         try:
             place = msgspec.json.decode(text, type=cls)
             os.set_inheritable(place.pipe, False)
+            os.set_blocking(place.pipe, False)  # nobody reads what is said to a supervisor that is stopped
         except (msgspec.DecodeError, OSError) as error:
             raise SettingsError(f"{VARIABLE} is for `serve --workers` alone; unset it.") from error
         return place

@@ -29,7 +29,7 @@ from gateway.http import app as http_app
 from gateway.http.ops import Health
 from gateway.hub import REREAD_SECONDS, Hub
 from gateway.metrics import Metrics
-from gateway.place import Place, Word
+from gateway.place import SIGN_SECONDS, Place, Word
 from gateway.replay import Replays
 from gateway.services import Services
 from gateway.settings import GatewaySettings
@@ -94,6 +94,9 @@ async def serve(
             start.reschedule(loop.time())
 
     async with AsyncExitStack() as stack:
+        if place is not None:
+            signs = asyncio.create_task(_give_signs(place, listening), name="signs of life")
+            stack.push_async_callback(_cancelled, signs)  # to the end: a process that drains is alive
         try:
             async with start:
                 for signum in (signal.SIGTERM, signal.SIGINT):
@@ -101,8 +104,6 @@ async def serve(
                 await stack.enter_async_context(running(settings, dsn, place))
                 collect_garbage_rarely()
                 listening.set()
-                if place is not None:
-                    place.say(Word(ready=True))
         except TimeoutError:
             if not stop.is_set():
                 raise
@@ -112,6 +113,14 @@ async def serve(
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), timeout=1.0)
         log.info("stopping")
+
+
+async def _give_signs(place: Place, listening: asyncio.Event) -> None:
+    """Tell the supervisor that this process serves, again and again."""
+    await listening.wait()
+    while True:
+        place.say(Word(ready=True))
+        await asyncio.sleep(SIGN_SECONDS)
 
 
 @asynccontextmanager

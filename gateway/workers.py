@@ -8,7 +8,6 @@ start, again and again, ends all. The supervisor serves nobody, and no process o
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
@@ -21,9 +20,10 @@ from typing import Final
 import msgspec
 import structlog
 
+from gateway.child import Child
 from gateway.drain import MARGIN_SECONDS
 from gateway.figures import Family
-from gateway.place import VARIABLE, Place, Word
+from gateway.place import SIGN_SECONDS, VARIABLE, Place
 from gateway.restarts import Restarts
 from gateway.runtime import DATABASE_HAS_ENDED, CannotServe, cannot_listen
 from gateway.siblings import SUPERVISOR, answering
@@ -35,6 +35,9 @@ START_SECONDS: Final = 30.0
 """Beyond the time to wait for a database: for the interpreter, the pools, and a machine that is busy."""
 PORT_WAIT_SECONDS: Final = 1.0
 """A supervisor may be started while the processes of the one before, killed, are still on their way out."""
+SILENT_LOOKS: Final = 30
+"""A process that serves and has given no sign of life at so many looks, one after each time for a sign, is killed: the
+kernel goes on dealing connections to it, and nobody would ever answer them."""
 CONFIG_STATUS: Final = 78
 """A setting is wrong: another try with the same settings ends alike."""
 
@@ -63,6 +66,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     facts: Mapping[str, object]
     """What else the log line `listening` says."""
     program: Path = PROGRAM
+    silent_looks: int = SILENT_LOOKS
 
 
 def reserve(host: str, port: int) -> tuple[list[socket.socket], int]:
@@ -110,62 +114,10 @@ def _bindable(family: int, kind: int, protocol: int) -> socket.socket:
     return made
 
 
-class _Process:
-    """One gateway process, from its start to its end."""
-
-    def __init__(self, number: int, process: asyncio.subprocess.Process, words: asyncio.StreamReader) -> None:
-        self.number = number
-        self.pid = process.pid
-        self.ready = False
-        self.sentence = ""
-        self.ended = asyncio.Event()
-        self._decided = asyncio.Event()  # whether it will be ready
-        self._began = time.monotonic()
-        self._process = process
-        self._words = words
-
-    @property
-    def lived_seconds(self) -> float:
-        return time.monotonic() - self._began
-
-    @property
-    def status(self) -> int:
-        """The exit status; 128 and the signal's number when a signal has ended it, as shells have it."""
-        status = self._process.returncode or 0
-        return status if status >= 0 else 128 - status
-
-    def send(self, signum: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signum)
-
-    async def become_ready(self, seconds: float) -> bool:
-        """Wait until it says that it serves; one that does not in time is killed. False when it has ended."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._decided.wait()
-        except TimeoutError:
-            self.sentence = f"It was not ready within {seconds:g} s."
-            self.send(signal.SIGKILL)
-            await self.ended.wait()
-        return self.ready
-
-    async def watch(self) -> None:
-        """Hear what it says, until it has ended."""
-        while line := await self._words.readline():
-            word = msgspec.json.decode(line, type=Word)
-            self.ready = self.ready or word.ready
-            self.sentence = word.sentence
-            if self.ready:
-                self._decided.set()
-        await self._process.wait()
-        self.ended.set()
-        self._decided.set()
-
-
 class _Place:
     def __init__(self, number: int) -> None:
         self.number = number
-        self.process: _Process | None = None
+        self.process: Child | None = None
         """The one that serves; None while there is none."""
         self.turn = asyncio.Lock()  # held by who fills it
         self.restarts = Restarts()
@@ -177,7 +129,7 @@ class Supervisor:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._places = [_Place(number) for number in range(1, plan.workers + 1)]
-        self._alive: dict[_Process, asyncio.Task[None]] = {}
+        self._alive: dict[Child, asyncio.Task[None]] = {}
         self._reload = asyncio.Event()
         self._all_ready = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -186,7 +138,9 @@ class Supervisor:
     async def run(self) -> None:
         """Keep all places filled. Raises `GaveUp` when the processes cannot be started; else it ends when cancelled."""
         keepers = [self._keep(place) for place in self._places]
-        self._tasks = [asyncio.create_task(each) for each in (*keepers, self._reload_when_asked())]
+        self._tasks = [
+            asyncio.create_task(each) for each in (*keepers, self._reload_when_asked(), self._look_for_life())
+        ]
         async with answering(self._plan.folder, SUPERVISOR, self._figures):
             await asyncio.gather(*self._tasks)
 
@@ -256,6 +210,16 @@ class Supervisor:
                 self._reloads += 1
                 log.info("reloaded", seconds=round(time.monotonic() - began, 1))
 
+    async def _look_for_life(self) -> None:
+        """End a process that hangs; counted in looks, since we may have been stopped ourselves, and it with us."""
+        while True:
+            await asyncio.sleep(SIGN_SECONDS)
+            for place in self._places:
+                process = place.process
+                if process is not None and process.look() == self._plan.silent_looks:
+                    log.error("process_hangs", process=place.number, pid=process.pid)
+                    process.send(signal.SIGKILL)
+
     async def _renew(self, place: _Place) -> bool:
         """Fill a place anew, then end the process that had it; it stays when the new one cannot serve (False)."""
         async with place.turn:
@@ -268,7 +232,7 @@ class Supervisor:
             await self._retire(old)
         return True
 
-    async def _begin(self, number: int) -> _Process:
+    async def _begin(self, number: int) -> Child:
         """Start a process; returns when it is ready, or has ended."""
         ours, theirs = os.pipe()
         words = asyncio.StreamReader()
@@ -289,17 +253,17 @@ class Supervisor:
         finally:
             os.close(theirs)
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(words), os.fdopen(ours, "rb", 0))
-        process = _Process(number, started, words)
+        process = Child(number, started, words)
         self._alive[process] = asyncio.create_task(self._watch(process))
         if await process.become_ready(self._plan.start_seconds + START_SECONDS):
             log.info("process_ready", process=number, pid=process.pid, seconds=round(process.lived_seconds, 1))
         return process
 
-    async def _watch(self, process: _Process) -> None:
+    async def _watch(self, process: Child) -> None:
         await process.watch()
         del self._alive[process]
 
-    async def _retire(self, process: _Process) -> None:
+    async def _retire(self, process: Child) -> None:
         """End a process in order, in its time."""
         process.send(signal.SIGTERM)
         try:

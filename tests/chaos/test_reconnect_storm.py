@@ -1,6 +1,6 @@
 """A gateway is killed, and everybody comes back at the same moment: all get what they missed, for few questions.
 
-LEDGERWIRE_TEST_CLIENTS=1000 makes it larger; the test, which is one process, must open them all in the time for `hello`.
+LEDGERWIRE_TEST_CLIENTS=1000 makes it larger; the test, one process, must open them all in the time for `hello`.
 """
 
 from __future__ import annotations

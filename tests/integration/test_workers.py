@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import structlog
 
 from gateway.drain import MARGIN_SECONDS
 from gateway.place import VARIABLE
@@ -24,7 +25,8 @@ from gateway.siblings import meeting_place
 from gateway.workers import GaveUp, Plan, reserve, supervise
 from ledger.errors import SettingsError
 from ledger.settings import LedgerSettings
-from tests.support.gateway import GatewayProcess, Peer
+from tests.support.gateway import Gateway, GatewayProcess, Peer
+from tests.support.limits import ENVIRONMENT as LIMITS
 from tests.support.postgres import temporary_folder
 from tests.support.waiting import eventually
 
@@ -107,6 +109,49 @@ async def test_a_killed_process_is_started_again(database: str) -> None:
         assert [(entry["process"], entry["status"]) for entry in ended] == [(2, 128 + signal.SIGKILL)] * kills
         async with client_at(gateway, 2) as peer:
             assert (await peer.ask(id=9, type="report", task_id="on", attempt=1, n=kills + 1))["seq"] == kills + 1
+
+
+async def test_a_process_that_hangs_is_replaced(database: str) -> None:
+    """The kernel would deal connections to it for ever. Those that give signs of life are left alone."""
+    held, port = reserve("127.0.0.1", 0)
+
+    async def nothing() -> None:
+        pass
+
+    with meeting_place() as folder, structlog.testing.capture_logs() as log:
+        serving = Plan(
+            workers=2,
+            host="127.0.0.1",
+            port=port,
+            arguments=("serve", "--port", str(port)),
+            environment={**ENVIRONMENT, **LIMITS, "DATABASE_URL": database, "LEDGERWIRE_BUS": "local"},
+            folder=folder,
+            drain_seconds=WINDOW_SECONDS,
+            start_seconds=30.0,
+            facts={},
+            silent_looks=6,
+        )
+
+        def told(event: str) -> list[int]:
+            return [entry["pid"] for entry in log if entry["event"] == event]
+
+        supervising = asyncio.create_task(supervise(serving, prepare=nothing, database_runs=lambda: True))
+        try:
+            await eventually(lambda: len(told("process_ready")) == 2)
+            hangs, lives = told("process_ready")
+            os.kill(hangs, signal.SIGSTOP)
+            await eventually(lambda: len(told("process_ready")) == 3)
+            assert told("process_hangs") == told("process_ended") == [hangs]
+            assert not is_there(hangs)
+            assert is_there(lives)
+            async with Gateway(port).client() as peer:
+                assert (await peer.ask(id=1, type="report", task_id="on"))["ok"]
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await supervising
+        assert told("process_hangs") == [hangs]
+    for each in held:
+        each.close()
 
 
 async def test_a_stop_reaches_every_client_of_every_process(database: str) -> None:
