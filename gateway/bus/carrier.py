@@ -29,6 +29,8 @@ ECHO_SECONDS: Final = 2.0
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 2.0
 CLOSE_SECONDS: Final = 1.0
+LAST_SECONDS: Final = 1.0
+"""At the end, for the hints that still wait: beyond it the other nodes learn of them by their re-read."""
 
 
 class Broken(Exception):
@@ -61,6 +63,7 @@ class Carrier(ABC):
         self._broken: str | None = None
         self._reason = "connecting"
         self._told: set[str] = set()  # of this outage: servers may fail by turns, each for a reason of its own
+        self._closing = False
         self._sent = self._heard = self._garbled = self._connects = 0
 
     # As a bus
@@ -96,9 +99,13 @@ class Carrier(ABC):
         """As before."""
 
     async def close(self) -> None:
-        """Stop."""
+        """Send what waits, if there is a server that takes it, and stop."""
         task, self._task = self._task, None
         if task is not None:
+            self._closing = True
+            self._wake.set()
+            if not self._reason:
+                await asyncio.wait([task], timeout=LAST_SECONDS)
             task.cancel()
             await asyncio.wait([task], timeout=CLOSE_SECONDS)
         self._reason = "closed"
@@ -167,6 +174,8 @@ class Carrier(ABC):
                 self._ails("fault")
             finally:
                 await self._disconnect()
+            if self._closing:
+                return
             failures = 1 if self._connects > connects else failures + 1
             longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(failures, 10))
             await asyncio.sleep(random.uniform(0, longest))  # noqa: S311 - spreads load, guards nothing
@@ -189,6 +198,9 @@ class Carrier(ABC):
             if len(self._unsent):
                 self._sent += await self._send(self._unsent)
                 continue
+            if self._closing:
+                await self._echo()  # then the server has all of it
+                return
             until = echo_at if again_seconds is None else min(echo_at, loop.time() + again_seconds)
             try:
                 async with asyncio.timeout_at(until):

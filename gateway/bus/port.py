@@ -77,4 +77,4 @@ class Bus(Protocol):
         """Nobody here watches it any more; returns at once."""
 
     async def close(self) -> None:
-        """Stop; hints not yet sent are lost. Repeatable."""
+        """Stop, and send what waits before if that is a matter of a moment. Repeatable."""

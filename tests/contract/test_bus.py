@@ -278,6 +278,22 @@ async def test_thousands_of_hints_gather_and_block_nobody(two: tuple[Node, Node]
     assert one.bus.state.dropped == 0
 
 
+async def test_what_waits_at_the_end_is_sent(ground: Ground, two: tuple[Node, Node]) -> None:
+    """A node that is stopped tells what it has committed last, and does not wait for a server that takes nothing."""
+    one, other = two
+    tasks = [key(number) for number in range(3_000)]
+    await other.watches(*tasks)
+    one.say(*((task, 1) for task in tasks))
+    await one.bus.close()
+    assert one.bus.state.sent == len(tasks)
+    await eventually(lambda: other.reached == dict.fromkeys(tasks, 1), what="all hints came")
+    with ground.frozen():
+        other.say((key(1), 2))
+        await asyncio.wait_for(other.bus.close(), AGAIN_SECONDS)
+    assert other.bus.state.reason == "closed"
+    assert one.bus.state.dropped == other.bus.state.dropped == 0
+
+
 async def test_garbage_repeats_and_reordering_harm_nobody(ground: Ground, two: tuple[Node, Node], seed: int) -> None:
     """Whatever a stranger says on the channel is ignored or taken as a hint, and hints go on coming."""
     one, other = two
