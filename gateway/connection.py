@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final
 
 import structlog
 
@@ -27,7 +26,7 @@ from gateway.protocol.errors import INTERNAL, TOO_SLOW, Bye, ProtocolError, as_p
 from gateway.protocol.messages import Cursor
 from gateway.protocol.session import Session
 from gateway.reading import Reading
-from gateway.sending import Sending, Transport
+from gateway.sending import FAREWELL_SECONDS, Sending, Transport
 from gateway.services import Services
 from gateway.topics import BEGUN_ANEW
 from ledger.batch import Outcome
@@ -35,9 +34,6 @@ from ledger.errors import LedgerError
 from ledger.model import Head, Key
 
 log = structlog.get_logger(__name__)
-
-CLOSE_SECONDS: Final = 1.0
-"""How long a peer may take to take the last frames."""
 
 
 class Connection:
@@ -165,6 +161,11 @@ class Connection:
         """The state of the ledger has changed."""
         self._do(self.session.begin_anew() if kind == BEGUN_ANEW else self.session.notice(kind))
 
+    def give_up(self) -> None:
+        """Cut the line: something has failed, and what the peer has got may have a hole."""
+        self._transport.abort()
+        self.release()
+
     # Effects
 
     def _perform(self, effects: Sequence[Effect]) -> None:
@@ -190,6 +191,7 @@ class Connection:
                     self._services.beats.add(effect.held, self)
                 case Close():
                     self._bye = effect.bye
+                    self._services.wheel.put(self, time.monotonic() + FAREWELL_SECONDS)
                 case Authenticate() | Submit():  # pragma: no cover - `perform` takes these
                     raise AssertionError(f"{effect} outside a client's message")
 
@@ -280,8 +282,7 @@ class Connection:
         else:
             return
         self._task = None
-        self._transport.abort()
-        self.release()
+        self.give_up()
 
     async def _wait_for_peer(self) -> None:
         all_left = False
@@ -310,21 +311,18 @@ class Connection:
         if self._released:
             return
         now = time.monotonic()
+        since = self._sending.stalled_since(now)
         if self._bye is None:
-            since = self._sending.stalled_since(now)
             if since is not None and self.session.is_dead(silent_since=since, now=now):
                 self._cut()
                 return
             self._do(self.session.tick(now))
             self._arm()
-            if self._bye is None:
-                return
-        elif self._last_tick:
+        elif self._last_tick or (since is not None and now >= since + FAREWELL_SECONDS):
             self._transport.abort()
-            return
-        # Whoever is closed by time may take nothing any more: do not wait for it.
-        self._last_tick = True
-        self._services.wheel.put(self, now + 3 * CLOSE_SECONDS)
+        else:
+            self._last_tick = since is None
+            self._services.wheel.put(self, now + FAREWELL_SECONDS)
 
     def release(self) -> None:
         """Leave nothing behind."""
@@ -338,7 +336,6 @@ class Connection:
             self._task.cancel()
         self._reading.stop()
         self._services.wheel.remove(self)
-        self._services.admission.leave(self.session)
         self._services.admission.leave(self.session)
         hub = self._services.hub
         hub.leave(self)

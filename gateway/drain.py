@@ -36,7 +36,7 @@ MARGIN_SECONDS: Final = 5.0
 FLUSH_PART: Final = 1 / 2
 """Of the window, for what is queued. The writer gives up on a database that is away by itself, and says so."""
 LEAVE_PART: Final = 1 / 2
-"""Of the window, for the clients to take their last frames. A client that takes nothing is cut after a second."""
+"""Of the window, for the clients to take their last frames. A client that takes nothing is cut after three seconds."""
 BYES_PER_TURN: Final = 200
 """Then the others have their turn: replies that wait to be sent go out before the last client has been told."""
 LOOK_SECONDS: Final = 0.02

@@ -287,7 +287,11 @@ class Hub:
             self.counts.deliveries += len(events) * len(topic.watchers)
             for burst in bursts(events):
                 for watcher in list(topic.watchers):
-                    watcher.deliver(burst)
+                    try:
+                        watcher.deliver(burst)
+                    except Exception:
+                        log.exception("watcher_fault", key=key)
+                        watcher.give_up()
 
     def _compare_one(self, key: Key, topic: Topic, head: Head) -> None:
         """So far has a task come, says the ledger: is there more, and is it news how the worker is?"""

@@ -24,6 +24,10 @@ BYTES_PER_WRITE: Final = 32 * 1024
 """Of what waited, handed to the transport at once; a peer that takes none of it in the time to be dead is cut."""
 PEERS_PER_TURN: Final = 500
 """Written to before others have their turn: some milliseconds."""
+CLOSE_SECONDS: Final = 1.0
+"""How long a peer may take to take the last frames."""
+FAREWELL_SECONDS: Final = 3 * CLOSE_SECONDS
+"""After goodbye: a peer that takes nothing for so long is cut, and so is one that has taken all and does not go."""
 
 
 class Transport(Protocol):
@@ -54,6 +58,9 @@ class Flushed(Protocol):
     def flush(self) -> None:
         """Write it. Must not wait or fail."""
 
+    def give_up(self) -> None:
+        """It has failed all the same: it must end, and the others go on."""
+
 
 class Turn:
     """Lets each connection write once, after all that a turn of the event loop has brought for it."""
@@ -82,6 +89,7 @@ class Turn:
                 connection.flush()
             except Exception:
                 log.exception("flush_fault")
+                connection.give_up()
 
 
 class Sending:

@@ -27,6 +27,9 @@ class Watcher(Protocol):
         node goes (`STOPPING`).
         """
 
+    def give_up(self) -> None:
+        """It has failed all the same, at something that it was told: it must end, and the others go on."""
+
 
 class Topic:
     """One watched task."""

@@ -156,6 +156,9 @@ class Intake:
             if self._patience is not None and not self._patience.expired():
                 self._patience.reschedule(asyncio.get_running_loop().time())
 
+    def give_up(self) -> None:
+        """Nothing is watched."""
+
     # Reading
 
     async def _read(self) -> None:

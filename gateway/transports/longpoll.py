@@ -29,8 +29,11 @@ class _Bell:
 
     def notice(self, kind: str) -> None:
         if kind in {STOPPING, BEGUN_ANEW}:
-            self.over = True
-            self.rung.set()
+            self.give_up()
+
+    def give_up(self) -> None:
+        self.over = True
+        self.rung.set()
 
 
 async def wait_for(hub: Hub, reader: Reader, tenant: str, task_id: str, *, after: int, seconds: float) -> Task | None:

@@ -12,10 +12,11 @@ import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 from msgspec.structs import replace
 
-from gateway.connection import CLOSE_SECONDS, Connection
+from gateway.connection import Connection
 from gateway.protocol import codec
 from gateway.protocol.burst import Piece, ready, ready_pieces
 from gateway.protocol.errors import FRAME_TOO_LARGE, OVERLOADED, PROTOCOL_ERROR, Bye, ProtocolError
+from gateway.sending import CLOSE_SECONDS
 from gateway.services import Services
 from gateway.transports.wire import Wire
 

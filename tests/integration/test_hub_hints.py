@@ -43,9 +43,24 @@ class Watcher:
     def notice(self, kind: str) -> None:
         self.notices.append(kind)
 
+    def give_up(self) -> None:
+        raise AssertionError("it did not fail")
+
     @property
     def seqs(self) -> list[int]:
         return [event.seq for event in self.events]
+
+
+class Faulty(Watcher):
+    """Fails at whatever it is told."""
+
+    gave_up = 0
+
+    def deliver(self, burst: Burst) -> None:
+        raise RuntimeError("a watcher is at fault")
+
+    def give_up(self) -> None:
+        self.gave_up += 1
 
 
 class Scene:
@@ -105,6 +120,17 @@ async def test_the_next_events_are_forwarded_without_a_read(scene: Scene) -> Non
     assert [event.transition for event in scene.watcher.events] == scene.committed[2:]
     scene.hint(4, *frames)
     assert scene.watcher.seqs == [3, 4]
+
+
+async def test_a_watcher_that_fails_keeps_nothing_from_the_others(scene: Scene) -> None:
+    """Whoever stands behind it in the round gets the events as well, which would not come a second time."""
+    faulty, others = [Faulty() for _ in range(8)], [Watcher() for _ in range(8)]
+    for one, other in zip(faulty, others, strict=True):
+        scene.hub.watch(KEY, one)
+        scene.hub.watch(KEY, other)
+    scene.hint(4, scene.frame(3), scene.frame(4))
+    assert [other.seqs for other in (scene.watcher, *others)] == [[3, 4]] * 9
+    assert [one.gave_up for one in faulty] == [1] * 8
 
 
 async def test_over_a_gap_the_ledger_is_read(scene: Scene) -> None:
