@@ -101,8 +101,8 @@ async def serve(request: web.Request, services: Services, token: str | None) -> 
     try:
         writer = await websocket.prepare(request)
         transport = _Transport(websocket, Wire(request, writer))
-    except ConnectionError:
-        return websocket  # gone before the upgrade was answered
+    except ConnectionError:  # gone before the upgrade was answered; aiohttp would stumble over one that is not prepared
+        return web.Response(status=400)
     if services.hub.connections >= services.max_connections:
         log.warning("overloaded", connections=services.max_connections)
         overloaded = replace(OVERLOADED, retry_after_ms=random.randint(*OVERLOADED_MS))  # noqa: S311 - spreads load
