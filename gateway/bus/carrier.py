@@ -29,7 +29,7 @@ ECHO_SECONDS: Final = 2.0
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 2.0
 CLOSE_SECONDS: Final = 1.0
-LAST_SECONDS: Final = 1.0
+LAST_SECONDS: Final = 0.5
 """At the end, for the hints that still wait: beyond it the other nodes learn of them by their re-read."""
 
 
