@@ -63,3 +63,15 @@ def test_who_was_overtaken_is_read(history: History) -> None:
     assert heads.states
     heads.overtaken("a", 8)
     assert not heads.states
+
+
+def test_who_is_dropped_must_have_come_as_far(history: History) -> None:
+    """What was remembered is expected of the next read; of others nothing is."""
+    heads = Heads(history)
+    for task in ("a", "b"):
+        heads.remember(task, state(task, 7))
+    heads.drop(["a", "unheard of"])
+    assert list(heads.states) == ["b"]
+    assert history.lost("unheard of", 0) is None
+    assert history.lost("b", 6) is None
+    assert history.lost("a", 6) is not None
