@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ledger.arguments import advance_columns, append_columns, heads_arguments
-from ledger.batch import E, Entry, Found, Growth
+from ledger.batch import E, Entry, Found, Growth, apart
 from ledger.machine import LEASED, TERMINAL, CancelStage, Status
 from ledger.model import Cancel, Patience, Prior, State
 
@@ -50,8 +50,7 @@ class Statement:
 
 def statements(growth: Mapping[str, Growth[E]]) -> list[tuple[Statement, dict[str, Growth[E]]]]:
     """What a batch is written with, each with the tasks it writes: progress first, then the rest."""
-    progress = {key: grown for key, grown in growth.items() if grown.plain}
-    rest = {key: grown for key, grown in growth.items() if not grown.plain}
+    progress, rest = apart(growth)
     made = []
     if progress:
         made.append((Statement("advance", advance_columns(progress)), progress))
