@@ -10,8 +10,10 @@ import asyncio
 import random
 import signal
 import time
+from collections.abc import Sequence
 from typing import Any
 
+import asyncpg
 from websockets.exceptions import ConnectionClosed, InvalidMessage
 
 from tests.support.gateway import GatewayProcess, Peer
@@ -158,6 +160,23 @@ class Subscriber:
             self.ended.set()
 
 
+def agree(
+    ledger: dict[str, list[asyncpg.Record]], acknowledged: dict[tuple[str, int], int], subscribers: Sequence[Subscriber]
+) -> None:
+    """No hole, nothing twice, all that was acknowledged, and every stream is the ledger's."""
+    for subscriber in subscribers:
+        assert subscriber.wrong == []
+    for task_id, rows in ledger.items():
+        assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1)), f"{task_id} has a hole"
+        numbers = [row["n"] for row in rows]
+        assert len(set(numbers)) == len(numbers), f"{task_id} has a report twice"
+    for (task_id, n), seq in acknowledged.items():
+        assert ledger[task_id][seq - 1]["n"] == n, f"{task_id} n={n} was acknowledged at {seq} and is not there"
+    for subscriber in subscribers:
+        for task_id, seen in subscriber.seen.items():
+            assert seen == [(row["seq"], row["status"], row["progress"]) for row in ledger[task_id]]
+
+
 async def test_sigkill_under_load_loses_nothing(database: str, seed: int) -> None:
     """After 20 SIGKILLs at random points, ledger, acknowledgements and every subscriber's stream agree."""
     rng = random.Random(seed)
@@ -184,7 +203,6 @@ async def test_sigkill_under_load_loses_nothing(database: str, seed: int) -> Non
             converged = time.monotonic() - last_ack
             await asyncio.gather(*watching)
 
-    ledger = await read_ledger(database)
     acknowledged = {key: seq for worker in workers for key, seq in worker.acknowledged.items()}
     resent, resumed = sum(worker.resent for worker in workers), sum(subscriber.resumed for subscriber in subscribers)
     print(  # noqa: T201 - shown with -s and on failure
@@ -194,14 +212,4 @@ async def test_sigkill_under_load_loses_nothing(database: str, seed: int) -> Non
     assert len(acknowledged) >= 1_000
     assert resent >= KILLS
     assert resumed >= KILLS
-    for subscriber in subscribers:
-        assert subscriber.wrong == []
-    for task_id, rows in ledger.items():
-        assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1)), f"{task_id} has a hole"
-        numbers = [row["n"] for row in rows]
-        assert len(set(numbers)) == len(numbers), f"{task_id} has a report twice"
-    for (task_id, n), seq in acknowledged.items():
-        assert ledger[task_id][seq - 1]["n"] == n, f"{task_id} n={n} was acknowledged at {seq} and is not there"
-    for subscriber in subscribers:
-        for task_id, seen in subscriber.seen.items():
-            assert seen == [(row["seq"], row["status"], row["progress"]) for row in ledger[task_id]]
+    agree(await read_ledger(database), acknowledged, subscribers)
