@@ -21,7 +21,8 @@ from scripts.stage.lines import readable
 from scripts.stage.supervisor import Plan, Stage
 
 WAIT_MS = 60_000
-AWAY = ("net::ERR_CONNECTION_REFUSED", "net::ERR_INTERNET_DISCONNECTED")
+# A process that is being killed may close what it serves before the door: who comes back at once is let in and reset.
+AWAY = ("net::ERR_CONNECTION_REFUSED", "net::ERR_CONNECTION_RESET", "net::ERR_INTERNET_DISCONNECTED")
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",

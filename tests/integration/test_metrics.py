@@ -156,8 +156,8 @@ async def test_one_endpoint_shows_all_processes(database: str, http: aiohttp.Cli
         victim = next(entry for entry in gateway.log if entry["event"] == "process_ready" and entry["process"] == 2)
         os.kill(victim["pid"], signal.SIGKILL)
         now = await until(gateway, "worker_restarts_total", 1)
-        now = await until(gateway, "process_up", processes)
-        assert of(now, "workers_ready") == processes
+        now = await until(gateway, "workers_ready", processes)
+        assert over(now, "process_up") == processes
         assert of(now, "transitions_committed_total", process="2") == 0
 
         gateway.signal(signal.SIGHUP)
