@@ -173,7 +173,10 @@ async def two(ground: Ground) -> AsyncIterator[tuple[Node, Node]]:
 
 @contextmanager
 def loop_lag() -> Iterator[list[float]]:
-    """The longest pause of the event loop, in seconds, once the block has ended."""
+    """The longest pause of the event loop, in seconds, once the block has ended.
+
+    Time itself is under test: how much later than it asked for does a sleeper get its turn?
+    """
     longest = [0.0]
 
     async def tick() -> None:

