@@ -6,9 +6,7 @@ Secure by default: without a token file it listens on loopback only.
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,12 +15,12 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from gateway.bus.own_nats import BESIDE, program
 from gateway.bus.servers import servers_in, shown
 from ledger.errors import SettingsError
 from ledger.settings import LedgerSettings
 
 DEFAULT_PORT: Final = 8080
-NATS_SERVER: Final = "nats-server"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 BUSES: Final = ("local", "postgres", "nats")
 MOST_WORKERS: Final = 256
@@ -164,17 +162,15 @@ _READERS: Final[Mapping[str, Callable[[str], object]]] = {
 _ELSEWHERE: Final = frozenset({"LEDGERWIRE_POSTGRES_BIN", "LEDGERWIRE_TEST_SEED", "LEDGERWIRE_TEST_SECONDS"})
 
 
-def default_bus(workers: int) -> str:
+def default_bus(workers: int, beside: Path = BESIDE) -> str:
     """By which bus the processes of one gateway tell each other of their commits, where none was named.
 
     One process has nobody to tell. NOTIFY is enough for two; beyond that each notification wakes everybody, and a NATS
-    server of our own, where it is installed, wakes only those who watch the task.
+    server of our own, where it is installed (`beside` this Python, or on PATH), wakes only those who watch the task.
     """
     if workers == 1:
         return "local"
-    beside = Path(sys.executable).parent / NATS_SERVER  # where the extra puts it
-    installed = os.access(beside, os.X_OK) or shutil.which(NATS_SERVER) is not None
-    return "nats" if workers > 2 and installed else "postgres"
+    return "nats" if workers > 2 and program(beside) is not None else "postgres"
 
 
 def is_loopback(host: str) -> bool:

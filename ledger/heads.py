@@ -22,8 +22,9 @@ REMEMBERED_TASKS: Final = 10_000
 class Heads:
     """The states of tasks that have not ended, the latest used last."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, *, most: int = REMEMBERED_TASKS) -> None:
         self._history = history
+        self._most = most
         self.states: OrderedDict[Key, State] = OrderedDict()
         self.copy: str | None = None
         """The copy of the ledger that they are of; None until it has answered once."""
@@ -35,7 +36,7 @@ class Heads:
             return
         self.states[key] = state
         self.states.move_to_end(key)
-        if len(self.states) > REMEMBERED_TASKS:
+        if len(self.states) > self._most:
             self.states.popitem(last=False)
 
     def drop(self, keys: Iterable[Key]) -> None:

