@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
 from prometheus_client import ProcessCollector
@@ -149,9 +149,7 @@ def _kind(watcher: object) -> str:
 
 
 def _bus(bus: Bus) -> Iterator[Family]:
-    state: Any = getattr(bus, "state", None)
-    if state is None:  # a bus that has nothing to tell
-        return
+    state = bus.state
     yield Family.gauge("bus_healthy", "Whether the bus can be used, by kind.", {state.kind: state.healthy}, "bus")
     yield Family.counter(
         "bus_hints", "Hints on the bus: sent, heard, dropped because too many waited, or unreadable.",
