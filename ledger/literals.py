@@ -36,6 +36,13 @@ def words_or_null(column: Sequence[object]) -> str:
 
 def texts(column: Sequence[str | None]) -> str:
     """Any text, with None for null."""
+    try:
+        joined = '","'.join(column)  # type: ignore[arg-type]
+    except TypeError:  # there are nulls
+        pass
+    else:
+        if "\\" not in joined and joined.count('"') == 2 * len(column) - 2:
+            return '{"' + joined + '"}'
     quoted = ["NULL" if text is None else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in column]
     return "{" + ",".join(quoted) + "}"
 

@@ -65,7 +65,10 @@ class Pending(Entry, eq=False, kw_only=True):
 def payload_bytes(request: Request) -> int:
     """How much of payloads a request brings."""
     if isinstance(request, Report):
-        return len(request.data or b"") + len(request.result or b"") + len(request.error or b"")
+        size = len(request.data) if request.data else 0
+        if request.result or request.error:
+            size += len(request.result or b"") + len(request.error or b"")
+        return size
     return len(request.data or b"") if isinstance(request, Create) else 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ledger.machine import CancelStage, Status
-from ledger.model import Cancel, CancelRequest, Change, Prior, Receipt, Request, State
+from ledger.model import Cancel, CancelRequest, Prior, Receipt, Request, State
 
 
 def repeated(state: State | None, request: Request, prior: Prior) -> Receipt:
@@ -25,17 +25,13 @@ def repeated(state: State | None, request: Request, prior: Prior) -> Receipt:
     )
 
 
-def receipt(change: Change) -> Receipt:
-    """The answer to a change once it is committed."""
-    return _receipt_of(change.state, repeat=False)
-
-
 def repeat_of(state: State) -> Receipt:
     """The answer to a request that asks for what is so already."""
-    return _receipt_of(state, repeat=True)
+    return receipt(state, repeat=True)
 
 
-def _receipt_of(state: State, *, repeat: bool) -> Receipt:
+def receipt(state: State, *, repeat: bool = False) -> Receipt:
+    """The answer to a change that has brought its task to this state, once it is committed."""
     return Receipt(
         task_id=state.task_id,
         seq=state.seq,

@@ -283,7 +283,7 @@ class Shard:
                 told += transitions_of(key, grown, at)
             for entry, change in grown.changes:
                 entry.done = True
-                answers.append((entry, receipt(change)))
+                answers.append((entry, receipt(change.state)))
             known += decided.answers.get(key, ())
         self._tally.commit_transitions.note(len(answers))
         asyncio.get_running_loop().call_soon(self._tell, told, heads, answers)
@@ -300,7 +300,10 @@ class Shard:
         except Exception:
             log.exception("listener_fault", tasks=len(heads))  # the answers do not depend on it
         for entry, answer in answers:
-            entry.say(answer)
+            try:  # as `say` does, without a call for each
+                entry.tell(answer)
+            except Exception:
+                log.exception("listener_fault", task_id=entry.request.task_id)
 
     def _answer(self, known: Sequence[tuple[Pending, Answer]]) -> None:
         """Answer what changes nothing, after all that was to be told before."""

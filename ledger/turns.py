@@ -25,24 +25,25 @@ class Turns:
 
     def __init__(self, remembered_tasks: int = REMEMBERED_TASKS) -> None:
         self._remembered_tasks = remembered_tasks
-        self._missed: OrderedDict[Key, tuple[tuple[int, int], float]] = OrderedDict()
+        self.missed: OrderedDict[Key, tuple[tuple[int, int], float]] = OrderedDict()
+        """By task: attempt and number, and until when. While it is empty, anything may come."""
 
     def miss(self, key: Key, request: Request, now: float) -> None:
         """This request was answered "try again", at `now` (monotonic seconds)."""
         number = _number_of(request)
         if number is None:
             return
-        missed = self._missed.get(key)
+        missed = self.missed.get(key)
         if missed is not None and missed[0][0] == number[0]:
             number = min(number, missed[0])
-        self._missed[key] = number, now + HOLD_SECONDS
-        self._missed.move_to_end(key)
-        if len(self._missed) > self._remembered_tasks:
-            self._missed.popitem(last=False)
+        self.missed[key] = number, now + HOLD_SECONDS
+        self.missed.move_to_end(key)
+        if len(self.missed) > self._remembered_tasks:
+            self.missed.popitem(last=False)
 
     def may_come(self, key: Key, request: Request, now: float) -> bool:
         """Whether nothing is missed before this request. The missed one itself ends the wait for it."""
-        missed = self._missed.get(key) if self._missed else None
+        missed = self.missed.get(key)
         number = None if missed is None else _number_of(request)
         if missed is None or number is None:
             return True
@@ -50,7 +51,7 @@ class Turns:
         if now < until and number[0] == attempt and number[1] > n:
             return False
         if now >= until or number >= missed[0]:
-            del self._missed[key]
+            del self.missed[key]
         return True
 
 

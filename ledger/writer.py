@@ -58,6 +58,7 @@ class Writer:
             Shard(lane, listener, limit, patience, history, self.tally) for _ in range(settings.write_pool_max)
         ]
         self._full = False
+        self._room = 0  # so many may come before it is counted again; at most as many as there is room for
         self._large_bytes = 0
         self._closing = False
         # What marks the transitions of requests that have no digest, in every try: unique, and cheaper than uuid4.
@@ -71,10 +72,7 @@ class Writer:
     @property
     def waiting(self) -> int:
         """Requests not yet answered."""
-        waiting = 0
-        for shard in self._shards:  # for every report: a loop costs half of a sum
-            waiting += shard.waiting
-        return waiting
+        return sum(shard.waiting for shard in self._shards)
 
     def submit(self, request: Request) -> asyncio.Future[Answer]:
         """Queue a request. The future brings a `Receipt` after its commit, or a `Rejection`.
@@ -95,38 +93,38 @@ class Writer:
             self.tally.refused[Unavailable.code] += 1
             raise Unavailable("This server is shutting down; send the report again.", retry_after_ms=1000)
         key = task_key(request.tenant, request.task_id)
-        shard = self._shard_of(key)
+        shard = self._shards[hash(key) % len(self._shards)]
         now = time.monotonic()
         size = payload_bytes(request)
-        if not self._has_room() or self._large_bytes + size > QUEUE_BYTES:
+        if not (self._room or self._make_room()) or self._large_bytes + size > QUEUE_BYTES:
             shard.turns.miss(key, request, now)
             self.tally.refused[Busy.code] += 1
             raise Busy("Too many reports are waiting for the database.", retry_after_ms=BUSY_RETRY_AFTER_MS)
-        if not shard.turns.may_come(key, request, now):
+        if shard.turns.missed and not shard.turns.may_come(key, request, now):
             refusal = out_of_turn()
             self.tally.refused[refusal.code] += 1
             raise refusal
         if size >= LARGE_BYTES:
             self._large_bytes += size
             tell = partial(self._release, size, tell)
+        self._room -= 1
         digest = request.digest or next(self._marks)
         shard.offer(Pending(key, request, digest, size=size, deadline=now + self._queue_wait_seconds, tell=tell))
 
     def overtaken(self, key: Key, seq: int) -> None:
         """Another node says that it has come so far with a task. Need not be true."""
-        self._shard_of(key).overtaken(key, seq)
-
-    def _shard_of(self, key: Key) -> Shard:
-        return self._shards[hash(key) % len(self._shards)]
+        self._shards[hash(key) % len(self._shards)].overtaken(key, seq)
 
     def _release(self, size: int, tell: Callable[[Outcome], None], outcome: Outcome) -> None:
         self._large_bytes -= size
         tell(outcome)
 
-    def _has_room(self) -> bool:
+    def _make_room(self) -> int:
+        """Count how many more may come: some have been answered since it was counted last."""
         waiting = self.waiting
         self._full = waiting >= self._high_water or (self._full and waiting > self._low_water)
-        return not self._full
+        self._room = 0 if self._full else self._high_water - waiting
+        return self._room
 
     def forget(self) -> None:
         """Remember nothing of any task: the ledger's history is another one now."""

@@ -77,7 +77,7 @@ class PaperTasks:
             self.late.discard(key)
         elif key in self.late:
             self.late_at[key].add(state.seq)
-        return receipt(decision)
+        return receipt(decision.state)
 
     def head(self, key: str) -> int:
         """How far a task has come; 0 when nobody has heard of it."""

@@ -110,7 +110,7 @@ class PaperWriter:
             if grown.state.status in TERMINAL:
                 del self.memory[task]
             for entry, change in grown.changes:
-                self._answer(entry, receipt(change))
+                self._answer(entry, receipt(change.state))
                 self.steps["lapsed"] += isinstance(entry.request, Lapse)
             self._answer_all(decided.answers.get(task, ()))
 

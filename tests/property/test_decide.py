@@ -308,7 +308,7 @@ def test_a_reused_number_and_a_reused_key_are_told_apart() -> None:
 
 def told_of(decision: Change | Receipt | Rejection) -> Accepted | Refused:
     """What the asker is told."""
-    return in_paper_words(receipt(decision) if isinstance(decision, Change) else decision)
+    return in_paper_words(receipt(decision.state) if isinstance(decision, Change) else decision)
 
 
 @SETTINGS
