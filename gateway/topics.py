@@ -34,7 +34,7 @@ class Watcher(Protocol):
 class Topic:
     """One watched task."""
 
-    __slots__ = ("ended", "known", "late", "seq", "unsure", "watchers")
+    __slots__ = ("ended", "known", "late", "moved", "seq", "unsure", "watchers")
 
     def __init__(self) -> None:
         self.watchers: set[Watcher] = set()
@@ -42,6 +42,8 @@ class Topic:
         """Forwarded up to here; None until somebody has read the task."""
         self.known = 0
         """The ledger has at least so much."""
+        self.moved = False
+        """Whether anything was forwarded since the last regular re-read."""
         self.ended = False
         self.late = False
         """Whether the worker was, when the ledger was looked at last."""

@@ -10,7 +10,13 @@ from collections.abc import Mapping
 from typing import Final
 
 
-class Status(enum.StrEnum):
+class _Word(enum.StrEnum):
+    """Words are looked up for every transition: by the hash of the text, not by a call of Python."""
+
+    __hash__ = str.__hash__
+
+
+class Status(_Word):
     """The state of a task. The last four are terminal: nothing follows them."""
 
     PENDING = "pending"
@@ -22,7 +28,7 @@ class Status(enum.StrEnum):
     LOST = "lost"
 
 
-class Move(enum.StrEnum):
+class Move(_Word):
     """What can be asked of a task."""
 
     WAIT = "wait"  # a worker says: still pending
@@ -80,7 +86,7 @@ REPORTED: Final[Mapping[Status, Move]] = {
 """The move that a worker makes by reporting a status. `cancelling` and `lost` are not a worker's to report."""
 
 
-class CancelStage(enum.StrEnum):
+class CancelStage(_Word):
     """How far a cancel request has come."""
 
     RECORDED = "recorded"
@@ -91,7 +97,7 @@ class CancelStage(enum.StrEnum):
     TOO_LATE = "too_late"
 
 
-class Liveness(enum.StrEnum):
+class Liveness(_Word):
     """Whether the worker of a task was heard of: within its lease, later than that, or too late."""
 
     LIVE = "live"

@@ -7,10 +7,11 @@ what a type cannot say: a task id that is not allowed, a payload that is too lar
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
-from msgspec import Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
 from gateway.protocol import messages
 from gateway.protocol.codec import check_task_id, payload
@@ -18,7 +19,11 @@ from gateway.protocol.errors import ProtocolError
 from ledger.machine import Status
 from ledger.model import CancelRequest, Create, Digest, Key, Report, fingerprint, task_key
 
-_TEXTS: Final = ("stage", "message", "reason", "kind", "owner", "key")
+_TEXTS: Final[Mapping[type, Sequence[str]]] = {
+    messages.Report: ("stage", "message", "kind", "owner", "key"),
+    messages.Create: ("kind", "owner", "key"),
+    messages.Cancel: ("reason", "key"),
+}
 _STATUS: Final = {status.value: status for status in Status}
 
 
@@ -32,9 +37,9 @@ def report_request(tenant: str, message: messages.Report) -> Report:
     if message.cancel is not None and message.status is not None:
         raise ProtocolError("bad_request", "Send `cancel` or `status`: an answer to a cancel request has no status.")
     _check_texts(message)
-    data = payload("data", message.data, messages.DATA_BYTES)
-    result = payload("result", message.result, messages.RESULT_BYTES)
-    error = payload("error", message.error, messages.ERROR_BYTES)
+    data = None if message.data is UNSET else payload("data", message.data, messages.DATA_BYTES)
+    result = None if message.result is UNSET else payload("result", message.result, messages.RESULT_BYTES)
+    error = None if message.error is UNSET else payload("error", message.error, messages.ERROR_BYTES)
     repeatable = message.n is not None or message.key is not None
     return Report(
         tenant=tenant,
@@ -140,7 +145,7 @@ def _idem(key: str | None) -> Digest | None:
 
 def _check_texts(message: messages.Report | messages.Create | messages.Cancel) -> None:
     """PostgreSQL's text has no NUL."""
-    for name in _TEXTS:
-        value = getattr(message, name, None)
-        if isinstance(value, str) and "\0" in value:
+    for name in _TEXTS[type(message)]:
+        value = getattr(message, name)
+        if value and "\0" in value:
             raise ProtocolError("bad_request", f"`{name}` contains a NUL character.")

@@ -236,7 +236,7 @@ class Session:
         if self._closed:
             return []
         if isinstance(answer, Receipt):
-            return [] if id_ is None else [Send(codec.reply(id_, **codec.receipt_members(answer)))]
+            return [] if id_ is None else [Send(codec.receipt_reply(id_, answer))]
         if isinstance(answer, Rejection):
             answer = ProtocolError(answer.code, answer.message)
         return [Send(codec.refusal(id_, answer))]

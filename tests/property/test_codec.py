@@ -415,14 +415,18 @@ def test_a_whole_progress_is_written_without_a_point() -> None:
 
 
 @pytest.mark.parametrize("cancel", [None, Cancel(stage=CancelStage.RECORDED, seq=2, reason=None)])
-def test_a_receipt_is_written_as_a_reply(cancel: Cancel | None) -> None:
+@pytest.mark.parametrize("id_", ['i"d', -7])
+@pytest.mark.parametrize("repeat", [False, True])
+def test_a_receipt_is_written_as_a_reply(cancel: Cancel | None, id_: int | str, repeat: bool) -> None:
     """`cancel` is there only where a cancel request is to be told."""
-    receipt = Receipt(task_id="a", seq=3, status=Status.RUNNING, attempt=1, repeat=False, cancel=cancel)
-    content = members_of(codec.reply("id", **codec.receipt_members(receipt)))
+    receipt = Receipt(task_id="a", seq=3, status=Status.RUNNING, attempt=1, repeat=repeat, cancel=cancel)
+    frame = codec.receipt_reply(id_, receipt)
+    assert frame == codec.reply(id_, **codec.receipt_members(receipt)), "the short way writes what the encoder does"
+    content = members_of(frame)
     told = {} if cancel is None else {"cancel": {"stage": "recorded", "seq": 2, "reason": None}}
     assert content == {
-        "type": "reply", "id": "id", "ok": True, "task_id": "a", "seq": 3, "status": "running", "attempt": 1,
-        "repeat": False, **told,
+        "type": "reply", "id": id_, "ok": True, "task_id": "a", "seq": 3, "status": "running", "attempt": 1,
+        "repeat": repeat, **told,
     }  # fmt: skip
 
 
