@@ -86,11 +86,14 @@ class Replays:
         if not places:
             return _Found(tasks, {}, {})
         heads = await self._reader.heads(list(dict.fromkeys(key for key, _ in places)))
-        return _Found(tasks, heads, await self._pages(places))
+        return _Found(tasks, heads, await self._pages(places, len(questions)))
 
-    async def _pages(self, places: Sequence[_Place]) -> dict[_Place, list[Event]]:
-        """What follows each of these; those for which there was no room are missing, but never the first."""
-        found = await self._reader.pages(places, each=PAGE)
+    async def _pages(self, places: Sequence[_Place], sessions: int) -> dict[_Place, list[Event]]:
+        """What follows each of these; those for which there was no room are missing, but never the first.
+
+        No more than so many sessions can take: one that comes back with many tasks takes a page, too.
+        """
+        found = await self._reader.pages(places, each=PAGE, limit=PAGE * sessions)
         # The page may have ended behind the last one that has rows: nothing is known of those that follow it.
         known = max(found) + 1 if found else len(places)
         made: dict[_Place, Event] = {}

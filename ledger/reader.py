@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import asyncpg
 
@@ -15,17 +16,28 @@ from ledger.errors import OutcomeUnknown, Unavailable
 from ledger.machine import Status
 from ledger.model import Head, Key, Task, Transition, task_key
 from ledger.pool import Lane
-from ledger.rows import head_of, task_of, transition_of
+from ledger.rows import fitting, head_of, task_of, transition_of
 from ledger.sql import query
 
-REPLAY_ROWS = 500
-"""Transitions in one replay page, over all the tasks asked for."""
+REPLAY_ROWS = 200
+"""Transitions in one replay page, over all the tasks asked for. More take longer in proportion, and bring few more
+per second (docs/adr/0011)."""
 REPLAY_BYTES = 256 * 1024
 """Payload bytes in one replay page; one transition is always given."""
 HISTORY_ROWS = 200
 """Tasks in one history page at most."""
+HISTORY_BYTES = 256 * 1024
+"""Payload bytes in one history page; one task is always given."""
 
+_WHATEVER_SIZE = 2**31 - 1
 _NEWEST = (datetime.max.replace(tzinfo=UTC), "f" * 32)
+
+
+class HistoryPage(NamedTuple):
+    """Tasks, newest first. `more`: the page was full, so older ones may follow its last task."""
+
+    tasks: list[Task]
+    more: bool
 
 
 class Reader:
@@ -67,17 +79,22 @@ class Reader:
         pages = await self._replay(cursors, limit, limit)
         return [transition for page in pages.values() for transition in page]
 
-    async def pages(self, cursors: Sequence[tuple[Key, int]], *, each: int) -> dict[int, list[Transition]]:
+    async def pages(
+        self, cursors: Sequence[tuple[Key, int]], *, each: int, limit: int = REPLAY_ROWS
+    ) -> dict[int, list[Transition]]:
         """As `replay`, at most `each` transitions of a cursor: by its place in `cursors`, those without any missing.
 
         A task may be asked for at several sequences.
         """
-        return await self._replay(cursors, each, REPLAY_ROWS)
+        return await self._replay(cursors, each, min(limit, REPLAY_ROWS))
 
     async def _replay(self, cursors: Sequence[tuple[Key, int]], each: int, most: int) -> dict[int, list[Transition]]:
         keys, after = [key for key, _ in cursors], [seq for _, seq in cursors]
         pages: dict[int, list[Transition]] = {}
-        for row in await self._fetch("replay", keys, after, each, most, REPLAY_BYTES):
+        rows = await self._fetch("replay", keys, after, each, most, REPLAY_BYTES // REPLAY_ROWS)
+        if any(row["large"] for row in rows):  # hardly ever; to add up in SQL makes every page a third dearer
+            rows = await self._fetch("replay", keys, after, each, fitting(rows, REPLAY_BYTES), _WHATEVER_SIZE)
+        for row in rows:
             place = row["ord"] - 1
             pages.setdefault(place, []).append(transition_of(row, keys[place]))
         return pages
@@ -91,21 +108,20 @@ class Reader:
         kind: str | None = None,
         before: tuple[datetime, Key] | None = None,
         limit: int = 50,
-    ) -> list[Task]:
-        """A tenant's tasks, newest first, those after the row `before` = (created_at, key) of the page before."""
+    ) -> HistoryPage:
+        """A tenant's tasks, newest first, those after the row `before` = (created_at, key) of the page before.
+
+        At most `limit` or `HISTORY_ROWS` tasks and `HISTORY_BYTES` of payload.
+        """
         created_at, key = before or _NEWEST
-        rows = await self._fetch(
-            "history",
-            tenant,
-            owner,
-            None if statuses is None else list(statuses),
-            kind,
-            created_at,
-            key,
-            min(limit, HISTORY_ROWS),
-            self._lease_ms,
-        )
-        return [task_of(row) for row in rows]
+        wanted = (tenant, owner, None if statuses is None else list(statuses), kind, created_at, key)
+        limit = min(limit, HISTORY_ROWS)
+        rows = await self._fetch("history", *wanted, limit, self._lease_ms, HISTORY_BYTES // HISTORY_ROWS)
+        if any(row["large"] for row in rows):
+            fits = fitting(rows, HISTORY_BYTES)
+            limit = fits if fits < len(rows) else limit
+            rows = await self._fetch("history", *wanted, limit, self._lease_ms, _WHATEVER_SIZE)
+        return HistoryPage([task_of(row) for row in rows], len(rows) == limit)
 
     async def rewound(self, loss: Loss) -> None:
         """What was read before is not there any more; see `History.rewound`."""

@@ -71,7 +71,7 @@ async def history(request: web.Request) -> web.Response:
         statuses = [Status(word) for word in query["status"].split(",")] if query.get("status") else None
     except ValueError as error:
         raise ProtocolError("bad_request", f"`status` may be {', '.join(Status)}.") from error
-    tasks = await request.app[SERVICES].reader.history(
+    page = await request.app[SERVICES].reader.history(
         request[PRINCIPAL].tenant,
         owner=query.get("owner"),
         statuses=statuses,
@@ -79,8 +79,8 @@ async def history(request: web.Request) -> web.Response:
         before=_page_after(query.get("cursor")),
         limit=limit,
     )
-    after = _page_cursor(tasks[-1]) if len(tasks) == limit else None
-    return _answer({"tasks": [codec.task_members(task) for task in tasks], "next": after})
+    after = _page_cursor(page.tasks[-1]) if page.more else None
+    return _answer({"tasks": [codec.task_members(task) for task in page.tasks], "next": after})
 
 
 @routes.get("/v1/tasks/{task_id}")

@@ -1,90 +1,22 @@
-"""What is read from the ledger: snapshots with the payloads in force, replay pages, history pages. No HTTP."""
+"""What is read from the ledger: snapshots with the payloads in force, replay pages. No HTTP."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import asyncpg
 import pytest
 
 from ledger.errors import Unavailable
 from ledger.machine import CancelStage, Liveness, Status
-from ledger.model import (
-    Cancel,
-    CancelRequest,
-    Create,
-    Head,
-    Receipt,
-    Report,
-    Request,
-    Task,
-    Transition,
-    fingerprint,
-    task_key,
-)
-from ledger.pool import Pools
-from ledger.reader import HISTORY_ROWS, REPLAY_BYTES, REPLAY_ROWS, Reader
-from ledger.writer import Writer
-from tests.support.limits import QUICK, generous
+from ledger.model import Cancel, CancelRequest, Head, Report, Transition
+from ledger.reader import REPLAY_BYTES, REPLAY_ROWS
+from tests.support.limits import QUICK
 from tests.support.postgres import Cluster, address_of, create_database, drop_database, through
 from tests.support.proxy import Link, Proxy
+from tests.support.reading import Ledger, ledger
 from tests.support.waiting import WAIT_SECONDS
-
-
-class _Nobody:
-    def watches(self, key: str) -> bool:
-        return False
-
-    def committed(self, transitions: Sequence[Transition], heads: Sequence[tuple[str, int]]) -> None:
-        """Nobody listens here."""
-
-    def reached(self, key: str, seq: int) -> None:
-        """Nobody listens here."""
-
-
-class Ledger:
-    """One tenant's reader and writer."""
-
-    def __init__(self, reader: Reader, writer: Writer, tenant: str) -> None:
-        self.reader = reader
-        self.writer = writer
-        self.tenant = tenant
-
-    def key(self, task_id: str) -> str:
-        return task_key(self.tenant, task_id)
-
-    async def write(self, *requests: Request) -> None:
-        answers = await asyncio.gather(*(self.writer.submit(request) for request in requests))
-        assert all(isinstance(answer, Receipt) for answer in answers), answers
-
-    def report(self, task_id: str = "a", **members: Any) -> Report:
-        return Report(tenant=self.tenant, task_id=task_id, **members)
-
-    def create(self, task_id: str, **members: Any) -> Create:
-        digest = fingerprint(task_id)
-        return Create(tenant=self.tenant, task_id=task_id, idem=digest, digest=digest, **members)
-
-    async def task(self, task_id: str = "a") -> Task:
-        task = await self.reader.task(self.tenant, task_id)
-        assert task is not None
-        return task
-
-
-@asynccontextmanager
-async def ledger(dsn: str, tenant: str, **given: Any) -> AsyncIterator[Ledger]:
-    settings = generous(**given)
-    pools = await Pools.open(settings, dsn)
-    writer = Writer(pools.write, _Nobody(), settings)
-    writer.start()
-    try:
-        yield Ledger(Reader(pools.read, lease_ms=60_000), writer, tenant)
-    finally:
-        await writer.close(2.0)
-        await pools.close()
 
 
 @pytest.fixture(scope="module")
@@ -213,97 +145,28 @@ async def test_replay_gives_pages_of_bytes(it: Ledger) -> None:
     assert sizes[0] == 1
 
 
-# History
-
-
-async def pages(it: Ledger, *, limit: int, between: Any = None, **filters: Any) -> list[Task]:
-    """All pages, joined; `between` is awaited after each."""
-    out: list[Task] = []
-    before: tuple[datetime, str] | None = None
-    while page := await it.reader.history(it.tenant, before=before, limit=limit, **filters):
-        assert len(page) <= limit
-        out += page
-        before = (page[-1].created_at, page[-1].key)
-        if between is not None:
-            await between()
-    return out
-
-
-async def made_at_once(dsn: str, it: Ledger) -> None:
-    """Give all tasks of the tenant the same time, as those of one batch have it anyway."""
-    connection = await asyncpg.connect(dsn)
-    try:
-        await connection.execute("update ledger.task set created_at = '2026-01-01Z' where tenant = $1", it.tenant)
-    finally:
-        await connection.close()
-
-
-async def test_history_is_newest_first_and_filtered(it: Ledger) -> None:
-    """By owner, by status, by kind, and by all of them; of one tenant only."""
-    for i in range(12):  # one commit each, so that each has a time of its own
-        await it.write(it.create(f"task-{i:02}", owner=("alice", "bob")[i % 2], kind=("import", "export", None)[i % 3]))
-    await it.write(*(it.report(f"task-{i:02}", status=Status.COMPLETED, result=b"1") for i in range(0, 12, 4)))
-    await it.write(it.report("task-01"), it.report("task-02", data=b"[2]"))
-    await it.write(Create(tenant="somebody-else", task_id="x", idem=f"{1:032x}", digest=f"{1:032x}", owner="alice"))
-
-    async def names(**filters: Any) -> list[str]:
-        return [task.task_id for task in await pages(it, limit=5, **filters)]
-
-    everything = [f"task-{i:02}" for i in reversed(range(12))]
-    assert await names() == everything
-    assert await names(owner="alice") == everything[1::2]
-    assert await names(kind="export") == [f"task-{i:02}" for i in (10, 7, 4, 1)]
-    assert await names(statuses=[Status.COMPLETED]) == ["task-08", "task-04", "task-00"]
-    assert await names(statuses=[Status.COMPLETED, Status.RUNNING]) == [
-        "task-08", "task-04", "task-02", "task-01", "task-00",
-    ]  # fmt: skip
-    assert await names(owner="alice", kind="export", statuses=[Status.PENDING]) == ["task-10"]
-    assert await names(owner="nobody") == await names(statuses=[]) == await names(statuses=[Status.LOST]) == []
-    payloads = {task.task_id: (task.data, task.result) for task in await it.reader.history(it.tenant)}
-    assert payloads["task-08"] == (None, b"1")
-    assert payloads["task-02"] == (b"[2]", None)
-    assert {task.tenant for task in await it.reader.history(it.tenant)} == {it.tenant}
-
-
-@pytest.mark.parametrize("limit", [1, 7, 50])
-async def test_history_pages_of_tasks_with_equal_times_have_all_of_them_once(
-    it: Ledger, shared_database: str, limit: int
-) -> None:
-    """Tasks made in the same instant are told apart by their key, so a page can end between them."""
-    await it.write(*(it.create(f"task-{i}") for i in range(40)))
-    await made_at_once(shared_database, it)
-    got = await pages(it, limit=limit)
-    assert len({task.created_at for task in got}) == 1
-    assert [task.key for task in got] == sorted((it.key(f"task-{i}") for i in range(40)), reverse=True)
-
-
-async def test_new_tasks_do_not_shift_the_pages_of_a_history(it: Ledger, shared_database: str) -> None:
-    """While one pages, others create: each task that was there comes once, no new one comes in between."""
-    await it.write(*(it.create(f"old-{i}", owner="alice") for i in range(20)))
-    await made_at_once(shared_database, it)
-    await it.write(*(it.create(f"young-{i}", owner="alice") for i in range(17)))
-    created = 0
-
-    async def more() -> None:
-        nonlocal created
-        await it.write(*(it.create(f"new-{created + i}", owner="alice") for i in range(5)))
-        await it.write(it.report(f"old-{created % 20}", progress=1), it.report(f"young-{created % 17}"))
-        created += 5
-
-    got = [task.task_id for task in await pages(it, limit=4, between=more, owner="alice")]
-    assert created >= 40
-    assert sorted(got) == sorted([f"old-{i}" for i in range(20)] + [f"young-{i}" for i in range(17)])
-    assert {name.split("-")[0] for name in got[:17]} == {"young"}
-    assert len(await pages(it, limit=50)) == 37 + created
-
-
-async def test_a_history_page_has_a_bound_that_no_caller_can_lift(it: Ledger) -> None:
-    """Asking for more tasks than a page may have gets a page; a cursor before everything gets none."""
-    await it.write(*(it.create(f"task-{i}") for i in range(HISTORY_ROWS + 5)))
-    page = await it.reader.history(it.tenant, limit=10 * HISTORY_ROWS)
-    assert len(page) == HISTORY_ROWS
-    long_ago = page[-1].created_at - timedelta(days=1)
-    assert await it.reader.history(it.tenant, before=(long_ago, page[-1].key)) == []
+async def test_what_follows_several_cursors_is_cut_by_bytes_in_their_order(it: Ledger) -> None:
+    """Small rows and large ones, from other places each time: no hole, no repeat, each cursor by its place."""
+    large = b'"' + b"x" * (REPLAY_BYTES // 10) + b'"'
+    names = [f"task-{i}" for i in range(6)]
+    await it.write(*(it.report(name, progress=i, data=large if i % 3 else b"1") for i in range(8) for name in names))
+    after = {(name, begun): begun for name in names for begun in (0, 5)}  # a task may be asked for at several places
+    got: dict[tuple[str, int], list[int]] = {each: [] for each in after}
+    asked = 0
+    while found := await it.reader.pages([(it.key(each[0]), seq) for each, seq in after.items()], each=7, limit=40):
+        asked += 1
+        rows = [step for page in found.values() for step in page]
+        assert len(rows) <= 40
+        assert len(rows) == 1 or sum(len(step.data or b"") for step in rows) <= REPLAY_BYTES
+        for place, page in found.items():
+            asked_for = list(after)[place]
+            assert page[0].seq == after[asked_for] + 1
+            assert len(page) <= 7
+            got[asked_for] += [step.seq for step in page]
+            after[asked_for] = page[-1].seq
+        assert list(found) == sorted(found)
+    assert got == {(name, begun): list(range(begun + 1, 9)) for name, begun in after}
+    assert asked >= 6 * (5 + 2) * len(large) / REPLAY_BYTES
 
 
 # Trouble

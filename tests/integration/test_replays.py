@@ -28,6 +28,7 @@ class CountingReader(Reader):
     """Counts its questions, and can be kept from asking."""
 
     questions = 0
+    replayed = 0
 
     def __init__(self, lane: Lane) -> None:
         super().__init__(lane, lease_ms=60_000)
@@ -39,7 +40,9 @@ class CountingReader(Reader):
         self.questions += 1
         self.asked.set()
         await self.gate.wait()
-        return await super()._fetch(name, *arguments)
+        rows = await super()._fetch(name, *arguments)
+        self.replayed += len(rows) if name == "replay" else 0
+        return rows
 
 
 @pytest.fixture
@@ -121,6 +124,17 @@ async def test_all_who_watch_one_task_share_one_read(reader: CountingReader) -> 
     answers = await asyncio.gather(*(replays.answer([want("t1", 3)]) for _ in range(SESSIONS)))
     assert replays.reads == 1
     assert len({id(event) for (read,) in answers for event in read.events}) == LENGTH - 3
+
+
+async def test_no_more_is_read_than_those_who_ask_can_take(reader: CountingReader) -> None:
+    """A session that comes back to many tasks gets a page, and a page is what is read for it."""
+    replays = Replays(reader)
+    wants = [want(f"t{number}", 0) for number in range(TASKS)]
+    answered = await all_of(replays, wants)
+    for each, read in answered.items():
+        check(each, read, {each.slot[0]: LENGTH})
+    assert replays.reads > 1
+    assert reader.replayed == sum(len(read.events) for read in answered.values()), "nothing of it is thrown away"
 
 
 async def test_a_question_joins_no_read_that_has_begun(it: Node, reader: CountingReader) -> None:

@@ -27,14 +27,15 @@ TENANT = "t"
 
 FILL = """
 with made as (
-    select encode(sha256(convert_to('t' || e'\\x1f' || 'task-' || i, 'UTF8')), 'hex') as hash, 'task-' || i as task_id
+    select encode(sha256(convert_to('t' || e'\\x1f' || 'task-' || i, 'UTF8')), 'hex') as hash, 'task-' || i as task_id,
+        'owner-' || i % 100 as owner
     from generate_series(1, $1::integer) i
 ),
 tasks as (
     insert into ledger.task (
-        key, tenant, task_id, created, status, seq, attempt, n, data_seq, result_seq, error_seq, beat_at
+        key, tenant, task_id, owner, created, status, seq, attempt, n, data_seq, result_seq, error_seq, beat_at
     )
-    select left(hash, 32)::uuid, 't', task_id, true, 'running', 1, 1, 1, 1, 0, 0, now() from made
+    select left(hash, 32)::uuid, 't', task_id, owner, true, 'running', 1, 1, 1, 1, 0, 0, now() from made
     returning key
 )
 insert into ledger.transition (key, seq, status, attempt, n, data, digest)
@@ -125,7 +126,9 @@ async def test_reads_of_a_task_touch_only_its_own_rows(pools: Pools, seed: int) 
 async def test_a_page_of_tasks_stops_when_it_is_full(pools: Pools) -> None:
     """Each task with its last progress and its data; no task behind the page is looked at."""
     newest = (datetime.max.replace(tzinfo=UTC), "f" * 32)
-    await touches(pools.read, "history", [TENANT, None, None, None, *newest, ASKED, 60_000], rows=3 * ASKED)
+    for owner in (None, "owner-7"):
+        arguments = [TENANT, owner, ["running"], None, *newest, ASKED, 60_000, 10**6]
+        await touches(pools.read, "history", arguments, rows=3 * ASKED)
 
 
 async def touches(lane: Lane, name: str, arguments: list[Any], *, rows: int) -> None:
