@@ -44,6 +44,11 @@ _SWITCHING: Final = (
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 
 
+def accept_of(key: str) -> bytes:
+    """What the server answers to a client's `Sec-WebSocket-Key` (RFC 6455, 4.2.2)."""
+    return base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest())
+
+
 class WebSockets:
     """All of one process."""
 
@@ -56,11 +61,10 @@ class WebSockets:
     def let_in(self, transport: asyncio.Transport, *, key: str, token: str | None, unread: bytes) -> None:
         """Answer an upgrade that was admitted, and serve who asked for it, from what has come behind it on."""
         services = self.services
-        accept = base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest())
         socket = WebSocket(self, transport)
         transport.set_protocol(socket)
         self._open.add(socket)
-        transport.write(_SWITCHING % accept)
+        transport.write(_SWITCHING % accept_of(key))
         if services.hub.connections < services.max_connections:
             connection = Connection(services, socket, token=token)
             services.admission.enter(connection.session)
