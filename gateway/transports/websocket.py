@@ -223,6 +223,7 @@ class WebSocket(asyncio.Protocol):
         elif kind is WSMsgType.PING:
             self._answer(pong_frame(message[1]))
         elif kind is WSMsgType.CLOSE:
+            connection.flush()
             self._finish(WSCloseCode.OK)
             connection.release()
 

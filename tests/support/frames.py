@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -97,9 +98,14 @@ class Raw:
 
 
 @asynccontextmanager
-async def raw(port: int) -> AsyncIterator[Raw]:
-    """A connection to a port of this machine."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def raw(port: int, *, receive_bytes: int | None = None) -> AsyncIterator[Raw]:
+    """A connection to a port of this machine; its system takes about so much that is not read."""
+    own = socket.socket()
+    own.setblocking(False)
+    if receive_bytes is not None:
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    await asyncio.get_running_loop().sock_connect(own, ("127.0.0.1", port))
+    reader, writer = await asyncio.open_connection(sock=own, limit=receive_bytes or 2**16)
     try:
         yield Raw(reader, writer)
     finally:
@@ -107,9 +113,9 @@ async def raw(port: int) -> AsyncIterator[Raw]:
 
 
 @asynccontextmanager
-async def upgraded(port: int) -> AsyncIterator[Raw]:
+async def upgraded(port: int, *, receive_bytes: int | None = None) -> AsyncIterator[Raw]:
     """One past `welcome`."""
-    async with raw(port) as peer:
+    async with raw(port, receive_bytes=receive_bytes) as peer:
         peer.send(upgrade() + frame(HELLO))
         assert (await peer.head())[0] == 101
         assert (await peer.message())["type"] == "welcome"
