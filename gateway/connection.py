@@ -318,7 +318,8 @@ class Connection:
             if since is not None and self.session.is_dead(silent_since=since, now=now):
                 self._cut()
                 return
-            self._do(self.session.tick(now))
+            if now >= self.session.next_tick():  # else it has been heard of since this was asked last
+                self._do(self.session.tick(now))
             self._arm()
         elif self._last_tick or (since is not None and now >= since + FAREWELL_SECONDS):
             self._transport.abort()

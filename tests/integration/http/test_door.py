@@ -1,4 +1,4 @@
-"""The door answers plain upgrades only: all that it lets in aiohttp would, and all that it leaves gets aiohttp's answer.
+"""The door answers plain upgrades only: what it lets in, aiohttp would; what it leaves gets aiohttp's answer.
 
 A request with an empty line before it is no plain upgrade for the door, and the same request for aiohttp (RFC 9112,
 2.2). So each request is asked twice of one gateway, by either way in, and both must answer alike.
