@@ -187,7 +187,8 @@ class WebSocket(asyncio.Protocol):
             self.abort()
             at = size
         if at < size and not self._transport.is_closing():
-            self._unread = bytearray(data[at:])
+            self._unread = data if isinstance(data, bytearray) else bytearray(data)
+            del self._unread[:at]  # copies nothing, however small the parts in which a long frame comes
             if self._held:
                 self._stop_reading()
 
