@@ -1,7 +1,7 @@
 """The first look at every connection: a plain upgrade to the WebSocket comes in here, all else is aiohttp's.
 
 The door knows one sentence: a whole `GET /v1/ws` upgrade in the first bytes of a connection, each header once and
-nothing odd about any, which the rules and admission let in. It answers that one itself, for a third of what aiohttp
+nothing odd about any, which the rules and admission let in. It answers that one itself, for half of what aiohttp
 takes. Whatever else comes (other paths, half a request, a header twice, an Origin that is not allowed) goes to aiohttp
 byte by byte as it came: it is the server, and gives all answers but `101` and all refusals.
 """
