@@ -61,6 +61,10 @@ class Admission:
             )
         self.admitted += 1
 
+    def would_admit(self, now: float) -> bool:
+        """Whether `admit` would let one in. Counts nothing."""
+        return not self._closed and len(self._opening) < self._most_opening and self._tokens_at(now) >= 1
+
     def enter(self, client: object) -> None:
         """One that was admitted begins to introduce itself."""
         self._opening.add(client)
@@ -78,7 +82,7 @@ class Admission:
             return False
         if not self._per_second:
             return True
-        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._per_second)
+        self._tokens = self._tokens_at(now)
         self._filled_at = now
         if self._tokens == self._burst:
             self._turned_away = 0
@@ -86,6 +90,11 @@ class Admission:
             return False
         self._tokens -= 1
         return True
+
+    def _tokens_at(self, now: float) -> float:
+        if not self._per_second:
+            return self._burst
+        return min(self._burst, self._tokens + (now - self._filled_at) * self._per_second)
 
     def _hint_ms(self) -> int:
         needed = self._turned_away / self._per_second if self._per_second else 0.0

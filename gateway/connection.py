@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
 import structlog
 
 from gateway.auth import Principal
+from gateway.errand import errand
 from gateway.identity import identify
 from gateway.inflow import Inflow
 from gateway.outbox import OutboxFull
@@ -37,11 +38,11 @@ log = structlog.get_logger(__name__)
 
 
 class Connection:
-    """One session over one transport: `open`, bring frames to `receive`, and `stop` at the end, whatever it was."""
+    """One session over one transport: `open`, bring frames to `receive`, and `release` at the end, whatever it was."""
 
     __slots__ = (
-        "__weakref__", "_bye", "_ended", "_inflow", "_last_tick", "_reading", "_released", "_sending", "_services",
-        "_task", "_token", "_transport", "due_slot", "id", "session",
+        "__weakref__", "_asking", "_bye", "_inflow", "_last_tick", "_reading", "_released", "_sending",
+        "_services", "_task", "_token", "_transport", "due_slot", "id", "session",
     )  # fmt: skip
 
     def __init__(self, services: Services, transport: Transport, *, token: str | None = None) -> None:
@@ -61,15 +62,15 @@ class Connection:
         self._sending = Sending(transport)
         self._reading = Reading(self.session, services)
         self._task: asyncio.Task[None] | None = None  # waits until a slow peer has taken what was sent, or closes
+        self._asking: asyncio.Task[None] | None = None  # finds out who the peer is
         self._inflow = Inflow(self._sending)
         self._bye: Bye | None = None
-        self._ended: asyncio.Event | None = None
         self._released = False
         self._last_tick = False
         self.due_slot: int | None = None
 
     def open(self) -> None:
-        """Begin; `stop` must follow."""
+        """Begin; `release` or `stop` must follow."""
         self._services.hub.join(self)
         if self.session.epoch != self._services.epoch:  # changed since this connection was made
             self.notice(BEGUN_ANEW)
@@ -77,37 +78,50 @@ class Connection:
 
     async def stop(self) -> None:
         """Leave nothing behind, whatever is under way."""
-        task = self._task
+        tasks = [task for task in (self._task, self._asking) if task is not None]
         self.release()
-        if task is not None:
-            await asyncio.wait([task])
+        if tasks:
+            await asyncio.wait(tasks)
 
     @property
-    def ended(self) -> asyncio.Event:
-        """Set when nothing of the connection is left."""
-        if self._ended is None:
-            self._ended = asyncio.Event()
-            if self._released:
-                self._ended.set()
-        return self._ended
+    def ended(self) -> bool:
+        """Whether nothing of the connection is left."""
+        return self._released
 
-    async def receive(self, frame: str) -> None:
-        """A frame from the peer. Returns when the next one may come."""
-        await self.perform(self.session.receive(frame, time.monotonic()))
-        await self._inflow.took(len(frame))
+    def receive(self, frame: str) -> None:
+        """A frame from the peer. Before each there must be `has_room`."""
+        self._go_through(self.session.receive(frame, time.monotonic()))
 
-    async def perform(self, effects: Iterable[Effect]) -> None:
-        """Perform effects in order; only a question of identity may wait."""
+    @property
+    def has_room(self) -> bool:
+        """Whether the next frame may come; where not, `wait_for_room`."""
+        return self._inflow.has_room
+
+    def wait_for_room(self, go_on: Callable[[], None]) -> None:
+        """Call this once, in a turn of its own, as soon as the next frame may come, or all is over."""
+        self._inflow.wait(go_on)
+
+    def _go_through(self, effects: Iterator[Effect]) -> None:
+        """Perform effects in order, up to a question of identity: the others, and all frames, wait for its answer."""
         for effect in effects:
             if isinstance(effect, Submit) and not self._released:
                 self._submit(effect)
             elif isinstance(effect, Authenticate):
-                self._perform(await identify(self.session, self._services, effect, self._token))
+                self._inflow.asking = True
+                self._asking = errand(partial(self._identify, effect, effects), f"identify {self.id}", self.give_up)
+                break
             else:
                 self._perform((effect,))
         self._settle_down()
         if self.session.subscriptions.waits_anew:  # only what a client says can bring the next tick forward
             self._arm()
+
+    async def _identify(self, asked: Authenticate, behind: Iterator[Effect]) -> None:
+        self._perform(await identify(self.session, self._services, asked, self._token))
+        self._asking = None
+        self._inflow.asking = False
+        self._go_through(behind)
+        self._inflow.note()
 
     def refuse(self, error: ProtocolError) -> None:
         """What came was no frame at all."""
@@ -192,7 +206,7 @@ class Connection:
                 case Close():
                     self._bye = effect.bye
                     self._services.wheel.put(self, time.monotonic() + FAREWELL_SECONDS)
-                case Authenticate() | Submit():  # pragma: no cover - `perform` takes these
+                case Authenticate() | Submit():  # pragma: no cover - `_go_through` takes these
                     raise AssertionError(f"{effect} outside a client's message")
 
     def _rewind(self, lost: dict[Slot, int]) -> None:
@@ -270,19 +284,7 @@ class Connection:
 
     def _begin(self, what: Callable[[], Coroutine[None, None, None]], name: str) -> None:
         if self._task is None:
-            self._task = asyncio.create_task(self._until_gone(what), name=f"{name} {self.id}")
-
-    async def _until_gone(self, what: Callable[[], Coroutine[None, None, None]]) -> None:
-        try:
-            await what()
-        except ConnectionError as error:
-            log.debug("peer_gone", session=self.id, reason=type(error).__name__)
-        except Exception:
-            log.exception("connection_fault", session=self.id)
-        else:
-            return
-        self._task = None
-        self.give_up()
+            self._task = errand(what, f"{name} {self.id}", self.give_up)
 
     async def _wait_for_peer(self) -> None:
         all_left = False
@@ -316,7 +318,8 @@ class Connection:
             if since is not None and self.session.is_dead(silent_since=since, now=now):
                 self._cut()
                 return
-            self._do(self.session.tick(now))
+            if now >= self.session.next_tick():  # else it has been heard of since this was asked last
+                self._do(self.session.tick(now))
             self._arm()
         elif self._last_tick or (since is not None and now >= since + FAREWELL_SECONDS):
             self._transport.abort()
@@ -332,8 +335,9 @@ class Connection:
         self._released = self._inflow.stopped = True
         self._bye = self._bye or INTERNAL
         self.session.end(self._bye)  # frames that are here already must not begin anything any more
-        if self._task is not None:
-            self._task.cancel()
+        for task in (self._task, self._asking):
+            if task is not None:  # this one, where it has failed, has come to its end
+                task.cancel()
         self._reading.stop()
         self._services.wheel.remove(self)
         self._services.admission.leave(self.session)
@@ -342,6 +346,4 @@ class Connection:
         hub.counts.sent_bytes += self.sent_bytes
         for key in self.session.subscriptions.task_keys():
             hub.unwatch(key, self)
-        if self._ended is not None:
-            self._ended.set()
         self._inflow.note()

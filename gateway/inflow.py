@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from gateway.sending import Sending
@@ -20,40 +21,37 @@ FRAME_BYTES: Final = 256
 class Inflow:
     """One connection's."""
 
-    __slots__ = ("_room", "_sending", "_taken", "in_flight", "stopped", "waits")
+    __slots__ = ("_go_on", "_sending", "asking", "in_flight", "stopped")
 
     def __init__(self, sending: Sending) -> None:
         self._sending = sending
-        self._room: asyncio.Future[None] | None = None  # while nothing is read
-        self._taken = 0
-        self.waits = False
-        """Whether nothing is read until `note` finds that there is room."""
+        self._go_on: Callable[[], None] | None = None
+        self.asking = False
+        """Whether it is being found out who the peer is; what it says meanwhile has to wait."""
         self.in_flight = 0
         """Requests that wait for their commit."""
         self.stopped = False
         """Whether nothing comes of what is read any more."""
 
-    async def took(self, size: int) -> None:
-        """A frame was taken; returns when the next one may come."""
-        self._taken += 1 + size // FRAME_BYTES
-        if self._taken >= FRAMES_PER_TURN:  # a peer whose frames are all here must not keep the others from their turn
-            self._taken = 0
-            await asyncio.sleep(0)
-        while not self._has_room:
-            self._room = asyncio.get_running_loop().create_future()
-            self.waits = True
-            await self._room
+    @property
+    def has_room(self) -> bool:
+        """Whether the next frame may be taken."""
+        if self.stopped:
+            return True
+        return not self.asking and self.in_flight < IN_FLIGHT and len(self._sending) < UNSENT
+
+    def wait(self, go_on: Callable[[], None]) -> None:
+        """Call this once, as soon as there is room. One at a time."""
+        self._go_on = go_on
+        self.note()
+
+    @property
+    def waits(self) -> bool:
+        """Whether somebody waits for room, so that `note` has to be called."""
+        return self._go_on is not None
 
     def note(self) -> None:
         """Something was answered or sent, or all is over."""
-        if self._room is not None and self._has_room:
-            if not self._room.done():
-                self._room.set_result(None)
-            self._room = None
-            self.waits = False
-
-    @property
-    def _has_room(self) -> bool:
-        if self.stopped:
-            return True
-        return self.in_flight < IN_FLIGHT and len(self._sending) < UNSENT
+        if self._go_on is not None and self.has_room:
+            asyncio.get_running_loop().call_soon(self._go_on)
+            self._go_on = None

@@ -26,6 +26,8 @@ from gateway.bus.port import Hint
 from gateway.drain import Drain
 from gateway.figures import Family
 from gateway.http import app as http_app
+from gateway.http.door import Doors
+from gateway.http.guard import Rules
 from gateway.http.ops import Health
 from gateway.hub import REREAD_SECONDS, Hub
 from gateway.metrics import Metrics
@@ -34,7 +36,8 @@ from gateway.replay import Replays
 from gateway.services import Services
 from gateway.settings import GatewaySettings
 from gateway.siblings import all_figures, answering
-from gateway.transports.wire import bound_send_buffers
+from gateway.transports.websocket import WebSockets
+from gateway.transports.wire import Site
 from ledger.epoch import History
 from ledger.errors import Unavailable
 from ledger.leases import Beats
@@ -193,13 +196,9 @@ async def running(
         )
         if place is not None:
             await stack.enter_async_context(answering(place.folder, str(place.number), metrics.families))
-        app = http_app.build(
-            services,
-            health,
-            partial(_figures, metrics, place),
-            allowed_origins=settings.allowed_origins,
-            loopback_only=settings.loopback_only,
-        )
+        rules = Rules(allowed_origins=settings.allowed_origins, loopback_only=settings.loopback_only)
+        sockets = WebSockets(services)
+        app = http_app.build(services, sockets, health, partial(_figures, metrics, place), rules=rules)
         runner = web.AppRunner(
             app,
             access_log=None,
@@ -210,7 +209,9 @@ async def running(
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        port = await _listen(runner, settings, shared=place is not None)
+        doors = Doors(sockets, rules, runner)
+        stack.push_async_callback(doors.close)
+        port = await _listen(runner, doors, settings, shared=place is not None)
         stack.push_async_callback(drain.run, runner, admission, hub, writer, reaper)
         log.info(
             "listening" if place is None else "process_listening", host=settings.host, port=port, **facts(settings)
@@ -267,14 +268,13 @@ def facts(settings: GatewaySettings) -> dict[str, object]:
     return {"version": product_version(), "authentication": authentication}
 
 
-async def _listen(runner: web.AppRunner, settings: GatewaySettings, *, shared: bool) -> int:
+async def _listen(runner: web.AppRunner, doors: Doors, settings: GatewaySettings, *, shared: bool) -> int:
     """Listen; `shared`: other processes do so on the same port."""
-    site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG, reuse_port=shared or None)
+    site = Site(runner, doors, settings.host, settings.port, backlog=BACKLOG, shared=shared)
     try:
         await site.start()
     except OSError as error:
         raise cannot_listen(settings.host, settings.port, error) from error
-    bound_send_buffers(site)
     return int(runner.addresses[0][1])
 
 

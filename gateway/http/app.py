@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from aiohttp import web
 
 from gateway.http import guard, ingest, ops, tasks
 from gateway.http.problems import problems
 from gateway.protocol.codec import FRAME_BYTES
 from gateway.services import Services
+from gateway.transports.websocket import WebSockets
 
 
 def build(
-    services: Services,
-    health: ops.Health,
-    figures: ops.Figures,
-    *,
-    allowed_origins: Collection[str],
-    loopback_only: bool,
+    services: Services, sockets: WebSockets, health: ops.Health, figures: ops.Figures, *, rules: guard.Rules
 ) -> web.Application:
-    """The application, ready to be run. `loopback_only`: there is no authentication."""
+    """The application, ready to be run."""
     app = web.Application(
         middlewares=[
             problems,
-            guard.origin_guard(allowed_origins, loopback_only=loopback_only),
+            guard.origin_guard(rules),
             guard.identity(services.authenticator),
         ],
         client_max_size=FRAME_BYTES,
     )
     app[tasks.SERVICES] = services
+    app[tasks.SOCKETS] = sockets
     app[ops.HEALTH] = health
     app[ops.FIGURES] = figures
     app[ingest.INTAKES] = set()

@@ -7,12 +7,13 @@ none, and are let through to authentication.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
+from msgspec import Struct
 
 from gateway.auth import Authenticator, Principal
 from gateway.http.problems import Handler, problem
@@ -30,35 +31,46 @@ CORS_HEADERS: Final = {
 }
 
 
-def origin_guard(allowed: Collection[str], *, loopback_only: bool) -> Middleware:
-    """Refuse every Origin but the server's own and those listed, exactly. Answers preflight requests.
+class Rules(Struct, frozen=True, kw_only=True):
+    """Who may knock: every way in asks here. Headers are looked up by lower-case names.
 
     With `loopback_only` (no authentication) the Host must be a loopback name too: a page whose name was rebound to
     127.0.0.1 is its own origin, and would get in.
     """
 
+    allowed_origins: Collection[str]
+    loopback_only: bool
+
+    def refusal(self, headers: Mapping[str, str], *, scheme: str, host: str) -> ProtocolError | None:
+        """Why not, if so: a Host that is not this machine, or an Origin but the server's own and those listed."""
+        if self.loopback_only and _name_of(host) not in LOOPBACK_NAMES:
+            return ProtocolError(
+                "forbidden",
+                f"Host {host!r} is not this machine. Without authentication the server answers"
+                " to localhost only; start it with --token-file to be reached by other names.",
+            )
+        origin = headers.get("origin")
+        if origin is None or origin in self.allowed_origins or origin == f"{scheme}://{host}":
+            return None
+        return ProtocolError(
+            "forbidden",
+            f"Origin {origin!r} is not allowed here; start the server with --allow-origin {origin}"
+            if _is_origin(origin)
+            else "This Origin is not allowed here.",
+        )
+
+
+def origin_guard(rules: Rules) -> Middleware:
+    """Refuse what the rules refuse. Answers preflight requests."""
+
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if loopback_only and _name_of(request.host) not in LOOPBACK_NAMES:
-            return problem(
-                ProtocolError(
-                    "forbidden",
-                    f"Host {request.host!r} is not this machine. Without authentication the server answers"
-                    " to localhost only; start it with --token-file to be reached by other names.",
-                )
-            )
+        refused = rules.refusal(request.headers, scheme=request.scheme, host=request.host)
+        if refused is not None:
+            return problem(refused)
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is None:
             return await handler(request)
-        if origin not in allowed and origin != f"{request.scheme}://{request.host}":
-            return problem(
-                ProtocolError(
-                    "forbidden",
-                    f"Origin {origin!r} is not allowed here; start the server with --allow-origin {origin}"
-                    if _is_origin(origin)
-                    else "This Origin is not allowed here.",
-                )
-            )
         cors = {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
         if request.method == hdrs.METH_OPTIONS:
             return web.Response(status=204, headers={**cors, **CORS_HEADERS})
@@ -81,9 +93,9 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
         response.headers["Access-Control-Expose-Headers"] = CORS_HEADERS["Access-Control-Expose-Headers"]
 
 
-def bearer(request: web.Request) -> str | None:
+def bearer(headers: Mapping[str, str]) -> str | None:
     """The token of the Authorization header."""
-    scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
@@ -93,7 +105,7 @@ def identity(authenticator: Authenticator) -> Middleware:
     @web.middleware
     async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path.startswith("/v1/") and request.path != "/v1/ws":
-            request[PRINCIPAL] = await authenticator.authenticate(bearer(request))
+            request[PRINCIPAL] = await authenticator.authenticate(bearer(request.headers))
         return await handler(request)
 
     return identify

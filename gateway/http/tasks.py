@@ -7,6 +7,7 @@ import base64
 import hashlib
 import re
 import secrets
+import time
 from datetime import datetime
 from typing import Final, TypeVar
 from uuid import UUID
@@ -19,11 +20,14 @@ from gateway.protocol import codec, messages
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.requests import cancel_request, create_request, held_task, report_request
 from gateway.services import Services
-from gateway.transports import longpoll, sse, websocket
+from gateway.transports import longpoll, sse
+from gateway.transports.websocket import WebSockets
+from gateway.transports.wire import Taken, take_over
 from ledger.machine import TERMINAL, Liveness, Status
 from ledger.model import Key, Receipt, Rejection, Request, Task, task_key
 
 SERVICES: Final = web.AppKey("services", Services)
+SOCKETS: Final = web.AppKey("sockets", WebSockets)
 POLLED_TASKS: Final = 100
 WAIT_SECONDS: Final = 60
 BODY_SECONDS: Final = 10
@@ -39,10 +43,18 @@ _prefer_wait: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})")
 
 @routes.get("/v1/ws")
 async def ws(request: web.Request) -> web.StreamResponse:
-    """The WebSocket."""
+    """The WebSocket, where the door has left the upgrade to aiohttp (`gateway.http.door`)."""
     if request.headers.get(hdrs.UPGRADE, "").lower() != "websocket":
         raise ProtocolError("bad_request", "This path is a WebSocket; connect with a WebSocket client.")
-    return await websocket.serve(request, request.app[SERVICES], bearer(request))
+    sockets = request.app[SOCKETS]
+    sockets.services.admission.admit(time.monotonic())
+    try:
+        transport, unread = await take_over(request)
+    except ConnectionError:
+        return web.Response(status=400)  # for nobody
+    key = request.headers[hdrs.SEC_WEBSOCKET_KEY]
+    sockets.let_in(transport, key=key, token=bearer(request.headers), unread=unread)
+    return Taken()
 
 
 @routes.post("/v1/tasks")

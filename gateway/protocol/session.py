@@ -289,9 +289,11 @@ class Session:
 
     def next_tick(self) -> float:
         """When `tick` must be called next, in monotonic seconds."""
-        dead_at = self._heard_at + self._ping_interval * DEAD_AFTER_INTERVALS
-        times = [self._ping_at, dead_at, self._hello_until, self.subscriptions.next_wait()]
-        return min(time for time in times if time is not None)
+        at = min(self._ping_at, self._heard_at + self._ping_interval * DEAD_AFTER_INTERVALS)
+        for other in (self._hello_until, self.subscriptions.next_wait()):
+            if other is not None and other < at:
+                at = other
+        return at
 
     def tick(self, now: float) -> list[Effect]:
         """Do what is due at this time."""

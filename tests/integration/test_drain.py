@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from gateway.drain import MARGIN_SECONDS
+from tests.support.frames import raw, upgraded
 from tests.support.gateway import GatewayProcess, Peer
 from tests.support.postgres import read_ledger
 from tests.support.waiting import eventually
@@ -167,8 +168,13 @@ async def test_without_a_window_everybody_is_told_all_the_same(database: str) ->
     """The time to leave is short or over before all have been told; nobody is left to find out by himself."""
     async with GatewayProcess(database, environment={"LEDGERWIRE_DRAIN_SECONDS": "0"}) as gateway:
         async with AsyncExitStack() as stack:
+            mute = await stack.enter_async_context(raw(gateway.port))
+            clumsy = await stack.enter_async_context(upgraded(gateway.port))
             clients = [await stack.enter_async_context(gateway.client()) for _ in range(200)]
             gateway.signal(signal.SIGTERM)
             hints = await asyncio.gather(*(farewell(peer) for peer in clients))
+            assert (await clumsy.message())["reason"] == "shutting_down"
+            assert await clumsy.closed() == 4000
+            assert [await clumsy.rest(), await mute.rest()] == [b"", b""]  # one never closes, one has never spoken
         assert hints == [0] * len(clients)
         assert await gateway.wait() == 0

@@ -89,12 +89,12 @@ class Watching:
         connection = Connection(self._services, self)
         self._running = connection
         connection.open()
-        await connection.receive('{"type":"hello","v":1}')
+        await _say(connection, '{"type":"hello","v":1}')
         tasks = [
             {"task_id": task_id, "after": {"epoch": self._services.epoch, "seq": len(seen)}}
             for task_id, seen in self.seen.items()
         ]
-        await connection.receive(json.dumps({"type": "subscribe", "id": 1, "tasks": tasks, "wait_ms": 600_000}))
+        await _say(connection, json.dumps({"type": "subscribe", "id": 1, "tasks": tasks, "wait_ms": 600_000}))
 
     async def go(self) -> None:
         running, self._running = self._running, None
@@ -236,6 +236,14 @@ async def _opened(
         stack.push_async_callback(it.reaper.close)
         stack.push_async_callback(_cancelled, asyncio.create_task(hub.run(), name="hub"))
         yield it
+
+
+async def _say(connection: Connection, frame: str) -> None:
+    """Bring a frame, and wait until the next one may come."""
+    connection.receive(frame)
+    room = asyncio.Event()
+    connection.wait_for_room(room.set)
+    await room.wait()
 
 
 async def _closed(opened: AsyncGenerator[World, None]) -> None:

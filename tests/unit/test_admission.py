@@ -81,3 +81,19 @@ def test_a_closed_door_says_that_the_server_goes() -> None:
         door.admit(0.0)
     assert refused.value.code == "unavailable"
     assert refused.value.retry_after_ms
+
+
+def test_asking_whether_one_would_be_let_in_counts_nothing() -> None:
+    """The answer is that of `admit` at the same moment: for the rate, for those who say nothing, and after the end."""
+    door = Admission(per_second=10, most_opening=1)
+    for _ in range(3 * int(10 * BURST_SECONDS)):
+        would = door.would_admit(0.0)
+        assert would is (knock(door, 0.0) is None)
+    assert not door.would_admit(0.0)
+    assert door.would_admit(0.2)
+    door.enter("mute")
+    assert not door.would_admit(0.2)
+    assert Admission(per_second=0, most_opening=1).would_admit(0.0)
+    door.leave("mute")
+    door.close()
+    assert not door.would_admit(0.2)
