@@ -43,9 +43,10 @@ EMBEDDED_SPARE_CONNECTIONS: Final = 20
 
 _EPILOG: Final = """\
 Every option of `serve` has an environment variable: LEDGERWIRE_HOST, LEDGERWIRE_PORT, LEDGERWIRE_WORKERS,
-LEDGERWIRE_ALLOWED_ORIGINS, LEDGERWIRE_TOKEN_FILE, LEDGERWIRE_BUS, LEDGERWIRE_BUS_URL, LEDGERWIRE_LOG_LEVEL,
+LEDGERWIRE_ALLOWED_ORIGINS, LEDGERWIRE_TRUSTED_PROXIES, LEDGERWIRE_TOKEN_FILE, LEDGERWIRE_TLS_CERT,
+LEDGERWIRE_TLS_KEY, LEDGERWIRE_BUS, LEDGERWIRE_BUS_URL, LEDGERWIRE_LOG_LEVEL,
 LEDGERWIRE_DATA_DIR; the database is DATABASE_URL.
-Pools, time-outs and leases: docs/operations.md.
+Limits, pools, time-outs and leases: docs/operations.md.
 """
 _EPOCH: Final = """\
 The epoch names the ledger's history. Give it a new one (`ledgerwire epoch new`) whenever commits were taken back:
@@ -115,6 +116,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--token-file", type=Path, metavar="FILE", help="lines of `tenant subject token`; chmod 600")
     serve.add_argument(
+        "--trusted-proxy",
+        dest="trusted_proxies",
+        metavar="NETWORK",
+        action="append",
+        help="a proxy in front, such as 10.1.0.0/16: its X-Forwarded-For and X-Forwarded-Proto are believed, nobody"
+        " else's; may be given several times",
+    )
+    serve.add_argument(
+        "--tls-cert", type=Path, metavar="FILE", help="serve TLS (1.2 and newer) with this certificate chain in PEM"
+    )
+    serve.add_argument(
+        "--tls-key",
+        type=Path,
+        metavar="FILE",
+        help="and its key; chmod 600. Both are read anew on SIGHUP, for who connects from then on",
+    )
+    serve.add_argument(
         "--bus",
         choices=BUSES,
         help="how the processes of one database tell each other at once: local (not at all, they look each second),"
@@ -170,6 +188,9 @@ def _serve(options: argparse.Namespace) -> int:
         workers=options.workers,
         allowed_origins=None if options.allowed_origins is None else tuple(options.allowed_origins),
         token_file=options.token_file,
+        trusted_proxies=None if options.trusted_proxies is None else tuple(options.trusted_proxies),
+        tls_cert=options.tls_cert,
+        tls_key=options.tls_key,
         bus=options.bus,
         bus_url=options.bus_url,
         log_level=options.log_level,
@@ -184,7 +205,7 @@ def _serve(options: argparse.Namespace) -> int:
         structlog.contextvars.bind_contextvars(process=place.number)
     elif settings.workers > 1:
         return _supervise(settings, options.arguments)
-    runtime.authenticator(settings)  # what can be wrong with it is better said before a database is started
+    runtime.check_files(settings)  # what can be wrong with them is better said before a database is started
     with ExitStack() as stack:
         settings, dsn, they_run = _own_servers(settings, stack)
         uvloop.run(runtime.serve(settings, dsn, database_runs=they_run, place=place))
@@ -193,7 +214,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _supervise(settings: GatewaySettings, arguments: Sequence[str]) -> int:
     """Start the processes with the same arguments, on the port and the servers that this one has for them."""
-    runtime.authenticator(settings)
+    runtime.check_files(settings)
     sockets, port = reserve(settings.host, settings.port)
     with ExitStack() as stack:
         for each in sockets:

@@ -19,6 +19,7 @@ import structlog
 from gateway.auth import Principal
 from gateway.identity import identify
 from gateway.inflow import Inflow
+from gateway.limits.allowance import Allowance
 from gateway.outbox import OutboxFull
 from gateway.protocol.burst import Burst
 from gateway.protocol.effects import Authenticate, Beats, Close, Deliver, Effect, Send, Slot, Submit, Unwatch, Watch
@@ -44,7 +45,9 @@ class Connection:
         "_task", "_token", "_transport", "due_slot", "id", "session",
     )  # fmt: skip
 
-    def __init__(self, services: Services, transport: Transport, *, token: str | None = None) -> None:
+    def __init__(
+        self, services: Services, transport: Transport, *, token: str | None = None, allowance: Allowance | None = None
+    ) -> None:
         now = time.monotonic()
         self.id = "s-" + secrets.token_hex(6)
         self.session = Session(
@@ -54,6 +57,7 @@ class Connection:
             ping_phase=secrets.randbelow(1000) / 1000,
             server_time=datetime.now(UTC),
             now=now,
+            budget=allowance,
         )
         self._services = services
         self._transport = transport
@@ -61,11 +65,10 @@ class Connection:
         self._sending = Sending(transport)
         self._reading = Reading(self.session, services)
         self._task: asyncio.Task[None] | None = None  # waits until a slow peer has taken what was sent, or closes
-        self._inflow = Inflow(self._sending)
+        self._inflow = Inflow(self._sending, allowance)
         self._bye: Bye | None = None
         self._ended: asyncio.Event | None = None
-        self._released = False
-        self._last_tick = False
+        self._released = self._last_tick = False
         self.due_slot: int | None = None
 
     def open(self) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Final
 
+from gateway.limits.allowance import Allowance
 from gateway.sending import Sending
 
 IN_FLIGHT: Final = 5_000
@@ -20,9 +22,10 @@ FRAME_BYTES: Final = 256
 class Inflow:
     """One connection's."""
 
-    __slots__ = ("_room", "_sending", "_taken", "in_flight", "stopped", "waits")
+    __slots__ = ("_allowance", "_room", "_sending", "_taken", "in_flight", "stopped", "waits")
 
-    def __init__(self, sending: Sending) -> None:
+    def __init__(self, sending: Sending, allowance: Allowance | None = None) -> None:
+        self._allowance = allowance
         self._sending = sending
         self._room: asyncio.Future[None] | None = None  # while nothing is read
         self._taken = 0
@@ -33,8 +36,10 @@ class Inflow:
         self.stopped = False
         """Whether nothing comes of what is read any more."""
 
-    async def took(self, size: int) -> None:
-        """A frame was taken; returns when the next one may come."""
+    async def took(self, size: int, frames: int = 1) -> None:
+        """A message was taken, in so many frames; returns when the next one may come."""
+        if self._allowance is not None and (wait := self._allowance.took(size, frames, time.monotonic())):
+            await asyncio.sleep(wait)
         self._taken += 1 + size // FRAME_BYTES
         if self._taken >= FRAMES_PER_TURN:  # a peer whose frames are all here must not keep the others from their turn
             self._taken = 0

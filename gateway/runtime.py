@@ -27,13 +27,16 @@ from gateway.drain import Drain
 from gateway.figures import Family
 from gateway.http import app as http_app
 from gateway.http.ops import Health
+from gateway.http.proxies import Proxies
 from gateway.hub import REREAD_SECONDS, Hub
+from gateway.limits.quotas import Quotas
 from gateway.metrics import Metrics
 from gateway.place import SIGN_SECONDS, Place, Word
 from gateway.replay import Replays
 from gateway.services import Services
 from gateway.settings import GatewaySettings
 from gateway.siblings import all_figures, answering
+from gateway.tls import Certificate
 from gateway.transports.wire import bound_send_buffers
 from ledger.epoch import History
 from ledger.errors import Unavailable
@@ -130,9 +133,11 @@ async def running(
     """A gateway that serves while the context is open; gives the port it listens on."""
     async with AsyncExitStack() as stack:
         who = authenticator(settings)
+        shown = certificate(settings)
         await bring_up_to_date(settings, settings.ledger.direct_database_url or dsn)
         drain = Drain(settings.drain_seconds)
         admission = Admission(per_second=settings.connect_rate, most_opening=settings.max_opening)
+        quotas = Quotas(settings.limits, anonymous=settings.loopback_only)
         pools = await Pools.open(settings.ledger, dsn)
         stack.push_async_callback(pools.close, POOLS_CLOSE_SECONDS)
         await _look_at_database(pools)
@@ -169,6 +174,7 @@ async def running(
             beats=beats,
             authenticator=who,
             admission=admission,
+            quotas=quotas,
             history=history,
             ping_interval_seconds=settings.ping_interval_seconds,
             max_connections=settings.max_connections,
@@ -188,6 +194,7 @@ async def running(
             pools=pools,
             reaper=reaper,
             admission=admission,
+            quotas=quotas,
             draining=lambda: drain.begun,
             version=health.version,
         )
@@ -199,6 +206,7 @@ async def running(
             partial(_figures, metrics, place),
             allowed_origins=settings.allowed_origins,
             loopback_only=settings.loopback_only,
+            proxies=Proxies(settings.trusted_proxies),
         )
         runner = web.AppRunner(
             app,
@@ -210,7 +218,10 @@ async def running(
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        port = await _listen(runner, settings, shared=place is not None)
+        port = await _listen(runner, settings, shown, shared=place is not None)
+        if shown is not None and place is None:  # else the supervisor replaces this process
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, shown.renew)
+            stack.callback(asyncio.get_running_loop().remove_signal_handler, signal.SIGHUP)
         stack.push_async_callback(drain.run, runner, admission, hub, writer, reaper)
         log.info(
             "listening" if place is None else "process_listening", host=settings.host, port=port, **facts(settings)
@@ -228,6 +239,19 @@ async def _figures(metrics: Metrics, place: Place | None) -> Sequence[Family]:
 def authenticator(settings: GatewaySettings) -> Authenticator:
     """Who tells who is connected. Raises `SettingsError` when the token file cannot be used."""
     return Anyone() if settings.token_file is None else TokenFile.read(settings.token_file)
+
+
+def certificate(settings: GatewaySettings) -> Certificate | None:
+    """What is shown to clients over TLS. Raises `SettingsError` when it cannot be used."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return Certificate(settings.tls_cert, settings.tls_key)
+
+
+def check_files(settings: GatewaySettings) -> None:
+    """Raises `SettingsError` when a file that is needed cannot be used."""
+    authenticator(settings)
+    certificate(settings)
 
 
 async def bring_up_to_date(settings: GatewaySettings, dsn: str) -> None:
@@ -264,12 +288,20 @@ async def _look_at_database(pools: Pools) -> None:
 def facts(settings: GatewaySettings) -> dict[str, object]:
     """What an operator wants to see when a gateway listens."""
     authentication = "none, loopback only" if settings.loopback_only else "token file"
-    return {"version": product_version(), "authentication": authentication}
+    transport = "plain" if settings.tls_cert is None else "tls"
+    return {"version": product_version(), "authentication": authentication, "transport": transport}
 
 
-async def _listen(runner: web.AppRunner, settings: GatewaySettings, *, shared: bool) -> int:
+async def _listen(runner: web.AppRunner, settings: GatewaySettings, shown: Certificate | None, *, shared: bool) -> int:
     """Listen; `shared`: other processes do so on the same port."""
-    site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG, reuse_port=shared or None)
+    site = web.TCPSite(
+        runner,
+        settings.host,
+        settings.port,
+        backlog=BACKLOG,
+        reuse_port=shared or None,
+        ssl_context=None if shown is None else shown.context,
+    )
     try:
         await site.start()
     except OSError as error:

@@ -7,7 +7,9 @@ from collections.abc import Collection
 from aiohttp import web
 
 from gateway.http import guard, ingest, ops, tasks
+from gateway.http.entry import rations
 from gateway.http.problems import problems
+from gateway.http.proxies import Proxies, clients
 from gateway.protocol.codec import FRAME_BYTES
 from gateway.services import Services
 
@@ -19,13 +21,16 @@ def build(
     *,
     allowed_origins: Collection[str],
     loopback_only: bool,
+    proxies: Proxies,
 ) -> web.Application:
     """The application, ready to be run. `loopback_only`: there is no authentication."""
     app = web.Application(
         middlewares=[
+            clients(proxies),
             problems,
             guard.origin_guard(allowed_origins, loopback_only=loopback_only),
             guard.identity(services.authenticator),
+            rations(services.quotas),
         ],
         client_max_size=FRAME_BYTES,
     )

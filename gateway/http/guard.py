@@ -2,12 +2,14 @@
 
 A browser sends `Origin` with every WebSocket upgrade and every cross-site request, whatever page it is on; without this
 check any page the user visits could talk to a gateway on the same machine or network. Programs and mini-programs send
-none, and are let through to authentication.
+none, and are let through to authentication, which is by a bearer token always: nothing that a browser adds by itself
+(a cookie, a client certificate) counts for anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -16,9 +18,17 @@ from aiohttp.typedefs import Middleware
 
 from gateway.auth import Authenticator, Principal
 from gateway.http.problems import Handler, problem
+from gateway.http.proxies import CLIENT
 from gateway.protocol.errors import ProtocolError
 
 PRINCIPAL: Final = web.RequestKey("principal", Principal)
+SECURITY_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""Of every answer that does not bring its own: what is no page may do nothing, wherever it is shown."""
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 CORS_HEADERS: Final = {
     "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
@@ -47,10 +57,11 @@ def origin_guard(allowed: Collection[str], *, loopback_only: bool) -> Middleware
                     " to localhost only; start it with --token-file to be reached by other names.",
                 )
             )
-        origin = request.headers.get(hdrs.ORIGIN)
-        if origin is None:
+        origins = request.headers.getall(hdrs.ORIGIN, ())
+        if not origins and not _of_another_page(request):
             return await handler(request)
-        if origin not in allowed and origin != f"{request.scheme}://{request.host}":
+        origin = origins[0] if len(origins) == 1 else ""
+        if not origin or (origin not in allowed and origin != f"{request[CLIENT].scheme}://{request.host}"):
             return problem(
                 ProtocolError(
                     "forbidden",
@@ -74,7 +85,9 @@ CORS: Final = web.RequestKey("cors", dict[str, str])
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Signal `on_response_prepare`: what every answer carries, streams and errors too."""
     response.headers["Server"] = "ledgerwire"
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    if response.status != HTTPStatus.SWITCHING_PROTOCOLS:
+        for name, value in SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
     cors = request.get(CORS)
     if cors is not None:
         response.headers.update(cors)
@@ -97,6 +110,11 @@ def identity(authenticator: Authenticator) -> Middleware:
         return await handler(request)
 
     return identify
+
+
+def _of_another_page(request: web.Request) -> bool:
+    """Whether a browser asks for an image or follows a link on another site: then it says no Origin."""
+    return request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"} and request.path.startswith("/v1/")
 
 
 def _name_of(host: str) -> str:

@@ -14,6 +14,7 @@ from uuid import UUID
 import msgspec
 from aiohttp import hdrs, web
 
+from gateway.http.entry import entered
 from gateway.http.guard import PRINCIPAL, bearer
 from gateway.protocol import codec, messages
 from gateway.protocol.errors import ProtocolError
@@ -42,7 +43,9 @@ async def ws(request: web.Request) -> web.StreamResponse:
     """The WebSocket."""
     if request.headers.get(hdrs.UPGRADE, "").lower() != "websocket":
         raise ProtocolError("bad_request", "This path is a WebSocket; connect with a WebSocket client.")
-    return await websocket.serve(request, request.app[SERVICES], bearer(request))
+    services = request.app[SERVICES]
+    with entered(request, services.quotas) as allowance:
+        return await websocket.serve(request, services, bearer(request), allowance)
 
 
 @routes.post("/v1/tasks")
@@ -94,9 +97,10 @@ async def task(request: web.Request) -> web.Response:
     else:
         _check_room(services)
         seconds = min(int(wait.group(1)), WAIT_SECONDS)
-        found = await longpoll.wait_for(
-            services.hub, services.reader, request[PRINCIPAL].tenant, task_id, after=after, seconds=seconds
-        )
+        with entered(request, services.quotas):
+            found = await longpoll.wait_for(
+                services.hub, services.reader, request[PRINCIPAL].tenant, task_id, after=after, seconds=seconds
+            )
     if found is None:
         raise _unknown(task_id)
     late = ":late" if found.liveness is Liveness.LATE else ""  # a change that has no sequence
@@ -172,7 +176,8 @@ async def events(request: web.Request) -> web.StreamResponse:
     if head.status in TERMINAL and after is not None and (after.epoch, after.seq) == (services.epoch, head.seq):
         return web.Response(status=204)
     _check_room(services)
-    return await sse.serve(request, services, request[PRINCIPAL], task_id, after)
+    with entered(request, services.quotas) as allowance:
+        return await sse.serve(request, services, request[PRINCIPAL], task_id, after, allowance)
 
 
 @routes.get("/v1/poll")

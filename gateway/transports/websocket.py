@@ -13,6 +13,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from msgspec.structs import replace
 
 from gateway.connection import Connection
+from gateway.limits.allowance import Allowance
 from gateway.protocol import codec
 from gateway.protocol.burst import Piece, ready, ready_pieces
 from gateway.protocol.errors import FRAME_TOO_LARGE, OVERLOADED, PROTOCOL_ERROR, Bye, ProtocolError
@@ -94,7 +95,9 @@ class _Transport:
             self._waiting.set()
 
 
-async def serve(request: web.Request, services: Services, token: str | None) -> web.StreamResponse:
+async def serve(
+    request: web.Request, services: Services, token: str | None, allowance: Allowance
+) -> web.StreamResponse:
     """Serve one client from upgrade to close. Raises `ProtocolError` when it is not the moment to connect."""
     services.admission.admit(time.monotonic())
     websocket = _WebSocket(timeout=CLOSE_SECONDS, compress=False, max_msg_size=HARD_FRAME_BYTES)
@@ -109,7 +112,7 @@ async def serve(request: web.Request, services: Services, token: str | None) -> 
         transport.write([codec.bye(overloaded)])
         await transport.close(overloaded)
         return websocket
-    connection = Connection(services, transport, token=token)
+    connection = Connection(services, transport, token=token, allowance=allowance)
     services.admission.enter(connection.session)
     connection.open()
     try:

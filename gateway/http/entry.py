@@ -1,0 +1,40 @@
+"""Who comes in: what each connection and each request may take, before it costs anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Middleware
+
+from gateway.http.guard import PRINCIPAL
+from gateway.http.problems import Handler
+from gateway.http.proxies import CLIENT
+from gateway.limits.allowance import Allowance
+from gateway.limits.quotas import Quotas
+
+
+@contextmanager
+def entered(request: web.Request, quotas: Quotas) -> Iterator[Allowance]:
+    """A connection, from before its upgrade to its end. Raises `ProtocolError` `rate_limited`."""
+    allowance = Allowance(quotas, request[CLIENT].counted_as, time.monotonic())
+    try:
+        yield allowance
+    finally:
+        allowance.close(time.monotonic())
+
+
+def rations(quotas: Quotas) -> Middleware:
+    """Middleware: what a principal reads and writes over HTTP counts for it and its tenant."""
+
+    @web.middleware
+    async def ration(request: web.Request, handler: Handler) -> web.StreamResponse:
+        principal = request.get(PRINCIPAL)
+        if principal is not None:
+            take = quotas.query if request.method == hdrs.METH_GET else quotas.write
+            take(principal.tenant, principal.subject, time.monotonic())
+        return await handler(request)
+
+    return ration
