@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -28,6 +29,7 @@ from gateway.figures import Family
 from gateway.http import app as http_app
 from gateway.http.ops import Health
 from gateway.http.proxies import Proxies
+from gateway.http.unreadable import without_bytes
 from gateway.hub import REREAD_SECONDS, Hub
 from gateway.limits.quotas import Quotas
 from gateway.metrics import Metrics
@@ -208,6 +210,7 @@ async def running(
             loopback_only=settings.loopback_only,
             proxies=Proxies(settings.trusted_proxies),
         )
+        logging.getLogger("aiohttp.server").addFilter(without_bytes)
         runner = web.AppRunner(
             app,
             access_log=None,

@@ -14,13 +14,18 @@ from gateway.http.problems import Handler
 from gateway.http.proxies import CLIENT
 from gateway.limits.allowance import Allowance
 from gateway.limits.quotas import Quotas
+from gateway.protocol.errors import ProtocolError
 
 
 @contextmanager
 def entered(request: web.Request, quotas: Quotas) -> Iterator[Allowance]:
     """A connection, from before its upgrade to its end. Raises `ProtocolError` `rate_limited`."""
     allowance = Allowance(quotas, request[CLIENT].counted_as, time.monotonic())
+    principal = request.get(PRINCIPAL)
     try:
+        bye = None if principal is None else allowance.join(principal.tenant, principal.subject)
+        if bye is not None:
+            raise ProtocolError("rate_limited", bye.message, retry_after_ms=bye.retry_after_ms)
         yield allowance
     finally:
         allowance.close(time.monotonic())

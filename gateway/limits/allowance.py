@@ -90,10 +90,10 @@ class Allowance:
         return None
 
     def join(self, tenant: str, subject: str) -> Bye | None:
-        """The connection belongs to this principal; the goodbye to say where it has too many already."""
+        """The connection belongs to this principal; the goodbye to say where it has too many already. Repeatable."""
         self._welcome()
         quotas, limits = self._quotas, self._quotas.limits
-        if quotas.anonymous:
+        if quotas.anonymous or self._owners:
             return None
         name = principal_name(tenant, subject)
         principal, whole = quotas.principals.hold(name), quotas.tenants.hold(tenant)

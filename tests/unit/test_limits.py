@@ -151,6 +151,7 @@ def test_a_principal_and_a_tenant_have_so_many_connections() -> None:
     """One too many is told goodbye; the same name in another tenant is somebody else."""
     quotas = Quotas(Limits(principal_connections=2, tenant_connections=3), anonymous=False)
     first, _ = joined(quotas), joined(quotas)
+    assert first.join("t", "s") is None, "it is there already"
     late = of(quotas)
     bye = late.join("t", "s")
     assert bye is not None
