@@ -26,6 +26,7 @@ from gateway.place import Place, Word
 from gateway.settings import BUSES, DEFAULT_PORT, LOG_LEVELS, GatewaySettings
 from gateway.siblings import meeting_place
 from gateway.telemetry import configure_logging
+from gateway.tls import trusting
 from gateway.workers import GaveUp, Plan, reserve, supervise
 from ledger import epoch
 from ledger.embedded import MAX_CONNECTIONS, EmbeddedPostgres
@@ -169,14 +170,15 @@ def _parser() -> argparse.ArgumentParser:
     epoch_.add_argument("--data-dir", type=Path, metavar="FOLDER", help="where its own PostgreSQL keeps its data")
     epoch_.set_defaults(run=_epoch)
 
+    certificate = os.environ.get("LEDGERWIRE_TLS_CERT")
     health = commands.add_parser("healthcheck", help="exit 0 when a gateway is alive, else 1 and say why")
     health.add_argument("--ready", action="store_true", help="ask whether it can serve: no in a database outage")
     health.add_argument(
         "--url",
-        default=f"http://127.0.0.1:{os.environ.get('LEDGERWIRE_PORT') or DEFAULT_PORT}",
-        help="where the gateway is; default %(default)s",
+        default=f"http{'s' if certificate else ''}://127.0.0.1:{os.environ.get('LEDGERWIRE_PORT') or DEFAULT_PORT}",
+        help="where the gateway is; default %(default)s. With LEDGERWIRE_TLS_CERT its certificate is believed as it is",
     )
-    health.set_defaults(run=_healthcheck)
+    health.set_defaults(run=_healthcheck, certificate=certificate)
     return parser
 
 
@@ -309,8 +311,12 @@ def _healthcheck(options: argparse.Namespace) -> int:
     parts = urlsplit(options.url)
     path = "/health/ready" if options.ready else "/health/live"
     host = parts.hostname or "127.0.0.1"
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(host, parts.port, timeout=HEALTHCHECK_SECONDS)
+    connection: http.client.HTTPConnection
+    if parts.scheme == "https":
+        context = trusting(Path(options.certificate)) if options.certificate else None
+        connection = http.client.HTTPSConnection(host, parts.port, timeout=HEALTHCHECK_SECONDS, context=context)
+    else:
+        connection = http.client.HTTPConnection(host, parts.port, timeout=HEALTHCHECK_SECONDS)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
