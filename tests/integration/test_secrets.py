@@ -75,7 +75,7 @@ async def request(gateway: Gateway, wrong: str, token: str) -> None:
 
 
 async def test_no_log_line_has_a_secret(database: str) -> None:
-    """At the level that says most. Tokens in hello, refresh, headers and bad requests; passwords of database and bus."""
+    """At the level that says most: tokens in hello, refresh, headers, bad requests; passwords of database and bus."""
     token, wrong, words = (secrets.token_hex(20) for _ in range(3))
     joined = "&" if "?" in database else "?"
     environment = {
