@@ -12,10 +12,11 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from gateway.http.entry import entered
 from gateway.http.guard import PRINCIPAL, bearer
+from gateway.http.problems import problem
 from gateway.protocol import codec, messages
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.requests import cancel_request, create_request, held_task, report_request
@@ -43,6 +44,11 @@ async def ws(request: web.Request) -> web.StreamResponse:
     """The WebSocket."""
     if request.headers.get(hdrs.UPGRADE, "").lower() != "websocket":
         raise ProtocolError("bad_request", "This path is a WebSocket; connect with a WebSocket client.")
+    length = request.headers.get(hdrs.CONTENT_LENGTH, "0")
+    if request.version < HttpVersion11 or length != "0" or hdrs.TRANSFER_ENCODING in request.headers:
+        refused = problem(ProtocolError("bad_request", "Upgrade with HTTP/1.1, and without a body."))
+        refused.force_close()  # what comes next may be meant as a body, and as a request to somebody else's ears
+        return refused
     services = request.app[SERVICES]
     with entered(request, services.quotas) as allowance:
         return await websocket.serve(request, services, bearer(request), allowance)

@@ -100,7 +100,7 @@ async def serve(
 ) -> web.StreamResponse:
     """Serve one client from upgrade to close. Raises `ProtocolError` when it is not the moment to connect."""
     services.admission.admit(time.monotonic())
-    websocket = _WebSocket(timeout=CLOSE_SECONDS, compress=False, max_msg_size=HARD_FRAME_BYTES)
+    websocket = _WebSocket(timeout=CLOSE_SECONDS, compress=False, max_msg_size=HARD_FRAME_BYTES, autoping=False)
     try:
         writer = await websocket.prepare(request)
         transport = _Transport(websocket, Wire(request, writer))
@@ -121,6 +121,10 @@ async def serve(
                 await connection.receive(message.data)
             elif message.type is WSMsgType.BINARY:
                 connection.refuse(ProtocolError("bad_json", "Frames are JSON in text, not binary."))
+            elif (bye := allowance.control(time.monotonic())) is not None:
+                connection.end(bye)
+            elif message.type is WSMsgType.PING:
+                await websocket.pong(message.data)
         transport.note_peer_gone()
         if connection.closing:
             try:
