@@ -36,7 +36,7 @@ from gateway.metrics import Metrics
 from gateway.place import SIGN_SECONDS, Place, Word
 from gateway.replay import Replays
 from gateway.services import Services
-from gateway.settings import GatewaySettings
+from gateway.settings import GatewaySettings, is_loopback
 from gateway.siblings import all_figures, answering
 from gateway.tls import Certificate
 from gateway.transports.wire import bound_send_buffers
@@ -253,6 +253,8 @@ def certificate(settings: GatewaySettings) -> Certificate | None:
 
 def check_files(settings: GatewaySettings) -> None:
     """Raises `SettingsError` when a file that is needed cannot be used."""
+    if settings.tls_cert is None and not settings.trusted_proxies and not is_loopback(settings.host):
+        log.warning("plain_text", detail="Tokens can be read on the way: give --tls-cert, or name the --trusted-proxy.")
     authenticator(settings)
     certificate(settings)
 

@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
+from gateway.auth import Principal
 from gateway.http.guard import PRINCIPAL
 from gateway.http.problems import Handler
 from gateway.http.proxies import CLIENT
@@ -16,16 +18,24 @@ from gateway.limits.allowance import Allowance
 from gateway.limits.quotas import Quotas
 from gateway.protocol.errors import ProtocolError
 
+log = structlog.get_logger(__name__)
+
 
 @contextmanager
 def entered(request: web.Request, quotas: Quotas) -> Iterator[Allowance]:
     """A connection, from before its upgrade to its end. Raises `ProtocolError` `rate_limited`."""
-    allowance = Allowance(quotas, request[CLIENT].counted_as, time.monotonic())
     principal = request.get(PRINCIPAL)
+    try:
+        allowance = Allowance(quotas, request[CLIENT].counted_as, time.monotonic())
+    except ProtocolError as error:
+        _tell(quotas, error, principal)
+        raise
     try:
         bye = None if principal is None else allowance.join(principal.tenant, principal.subject)
         if bye is not None:
-            raise ProtocolError("rate_limited", bye.message, retry_after_ms=bye.retry_after_ms)
+            too_many = ProtocolError("rate_limited", bye.message, retry_after_ms=bye.retry_after_ms)
+            _tell(quotas, too_many, principal)
+            raise too_many
         yield allowance
     finally:
         allowance.close(time.monotonic())
@@ -39,7 +49,18 @@ def rations(quotas: Quotas) -> Middleware:
         principal = request.get(PRINCIPAL)
         if principal is not None:
             take = quotas.query if request.method == hdrs.METH_GET else quotas.write
-            take(principal.tenant, principal.subject, time.monotonic())
+            try:
+                take(principal.tenant, principal.subject, time.monotonic())
+            except ProtocolError as error:
+                _tell(quotas, error, principal)
+                raise
         return await handler(request)
 
     return ration
+
+
+def _tell(quotas: Quotas, error: ProtocolError, principal: Principal | None) -> None:
+    if quotas.telling.take(1, time.monotonic()):
+        return
+    who = {} if principal is None else {"tenant": principal.tenant, "subject": principal.subject}
+    log.warning("client_limited", detail=error.message, **who)

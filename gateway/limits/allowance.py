@@ -142,7 +142,9 @@ class Allowance:
         quotas = self._quotas
         if self._reports is None:
             self._reports = Bucket(quotas.limits.reports_per_second)
-        quotas.check("reports", self._reports.take(1, now))
+        wait = self._reports.take(1, now)
+        if wait:
+            raise quotas.refusal("reports", wait)
         for kind, _, share in self._owners:
             wait = share.reports.take(1, now)
             if wait:

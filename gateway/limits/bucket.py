@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+INSTANT_SECONDS: Final = 1e-9
+"""Sums of times are no more exact than this."""
 BURST_SECONDS: Final = 2.0
 """Of a rate may be taken at once: who was quiet has that much."""
 LEAST_HINT_SECONDS: Final = 0.1
@@ -30,9 +32,10 @@ class Bucket:
         if not self._per_second:
             return 0.0
         cost = amount / self._per_second
-        paid_at = max(self._paid_at, now) + cost
-        wait = paid_at - now - max(self._burst_seconds, cost)
-        if wait <= 1e-9:  # a clock has no more digits than that
+        # No calls of `max`: this is on the way of each report.
+        paid_at = (self._paid_at if self._paid_at > now else now) + cost
+        wait = paid_at - now - self._burst_seconds
+        if wait <= INSTANT_SECONDS or self._paid_at <= now:
             self._paid_at = paid_at
             return 0.0
         self._hinted_until = max(self._hinted_until, now) + cost

@@ -17,6 +17,9 @@ from gateway.protocol.errors import ProtocolError
 COME_AGAIN_SECONDS: Final = 5.0
 """For who has too many connections: one of them has to go first."""
 
+TOLD_PER_SECOND: Final = 1.0
+TOLD_AT_ONCE: Final = 20.0
+
 _WHAT: Final = {
     "messages": "messages on this connection",
     "reports": "reports on this connection",
@@ -64,6 +67,8 @@ class Quotas:
         self.anonymous = anonymous
         self.limited = dict.fromkeys(NAMES, 0)
         """How often each limit was met."""
+        self.telling = Bucket(TOLD_PER_SECOND, burst=TOLD_AT_ONCE)
+        """Of refusals that are logged: who makes thousands of them must not fill a disk."""
         self.addresses = Table(lambda: AddressShare(limits))
         self.principals = Table(
             lambda: OwnerShare(limits.principal_reports_per_second, limits.principal_queries_per_second)

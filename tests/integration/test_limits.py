@@ -58,6 +58,7 @@ class Party(Struct):
     http: aiohttp.ClientSession
     innocents: list[Peer]
     stack: AsyncExitStack
+    turn: asyncio.Lock
 
     async def connect(self, tenant: str, subject: str = "a", *, address: str | None = None, hello: bool = True) -> Peer:
         headers = {"X-Forwarded-For": f"1.2.3.4, {address or address_of(f'{tenant}{subject}')}"}
@@ -90,7 +91,8 @@ class Party(Struct):
             await peer.send(type="ping")
             await peer.expect("pong")
 
-        await asyncio.gather(*(ask(number, peer) for number, peer in enumerate(self.innocents)))
+        async with self.turn:
+            await asyncio.gather(*(ask(number, peer) for number, peer in enumerate(self.innocents)))
 
 
 def address_of(name: str) -> str:
@@ -113,10 +115,13 @@ async def party(cluster: Cluster) -> AsyncIterator[Party]:
         arguments = ("--token-file", str(tokens), "--trusted-proxy", "127.0.0.0/8")
         gateway = await stack.enter_async_context(GatewayProcess(dsn, *arguments, environment=environment))
         http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WAIT_SECONDS)))
-        it = Party(gateway, http, [], stack)
+        it = Party(gateway, http, [], stack, asyncio.Lock())
         for number, (tenant, subject) in enumerate(good):
             it.innocents.append(await it.welcomed(tenant, subject, address=f"203.0.113.{number}"))
         yield it
+        told = [line for line in gateway.log if line["event"] == "client_limited"]
+        assert told
+        assert all(line["address"].startswith("198.1") and "wait a moment" in line["detail"] for line in told)
 
 
 def reports(count: int, task_id: str) -> list[dict[str, Any]]:
