@@ -205,8 +205,10 @@ def _serve(options: argparse.Namespace) -> int:
     place: Place | None = options.place
     if place is not None:
         structlog.contextvars.bind_contextvars(process=place.number)
-    elif settings.workers > 1:
-        return _supervise(settings, options.arguments)
+    else:
+        runtime.warn(settings)
+        if settings.workers > 1:
+            return _supervise(settings, options.arguments)
     runtime.check_files(settings)  # what can be wrong with them is better said before a database is started
     with ExitStack() as stack:
         settings, dsn, they_run = _own_servers(settings, stack)

@@ -251,10 +251,14 @@ def certificate(settings: GatewaySettings) -> Certificate | None:
     return Certificate(settings.tls_cert, settings.tls_key)
 
 
-def check_files(settings: GatewaySettings) -> None:
-    """Raises `SettingsError` when a file that is needed cannot be used."""
+def warn(settings: GatewaySettings) -> None:
+    """Say what an operator may not have meant."""
     if settings.tls_cert is None and not settings.trusted_proxies and not is_loopback(settings.host):
         log.warning("plain_text", detail="Tokens can be read on the way: give --tls-cert, or name the --trusted-proxy.")
+
+
+def check_files(settings: GatewaySettings) -> None:
+    """Raises `SettingsError` when a file that is needed cannot be used."""
     authenticator(settings)
     certificate(settings)
 

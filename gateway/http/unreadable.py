@@ -1,6 +1,6 @@
 """Requests that are no HTTP: aiohttp answers them by itself, and logs them as errors, with the bytes it stumbled on.
 
-Those may be half of a token, and anybody can make as many such lines as he likes.
+Those may be half of a token, and anybody can make as many such lines as he likes: so they are for `debug` only.
 """
 
 from __future__ import annotations
@@ -17,5 +17,5 @@ def without_bytes(record: logging.LogRecord) -> bool:
         return True
     record.exc_info, record.args = None, ()
     record.msg = f"request_unreadable: {type(error).__name__}"
-    record.levelno, record.levelname = logging.INFO, "INFO"
-    return logging.getLogger().isEnabledFor(logging.INFO)
+    record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+    return logging.getLogger().isEnabledFor(logging.DEBUG)
