@@ -22,10 +22,12 @@ from msgspec.structs import replace
 
 from gateway import runtime
 from gateway.bus.own_nats import OwnNats
+from gateway.listening import CannotServe
 from gateway.place import Place, Word
 from gateway.settings import BUSES, DEFAULT_PORT, LOG_LEVELS, GatewaySettings
 from gateway.siblings import meeting_place
 from gateway.telemetry import configure_logging
+from gateway.tls import trusting
 from gateway.workers import GaveUp, Plan, reserve, supervise
 from ledger import epoch
 from ledger.embedded import MAX_CONNECTIONS, EmbeddedPostgres
@@ -43,9 +45,10 @@ EMBEDDED_SPARE_CONNECTIONS: Final = 20
 
 _EPILOG: Final = """\
 Every option of `serve` has an environment variable: LEDGERWIRE_HOST, LEDGERWIRE_PORT, LEDGERWIRE_WORKERS,
-LEDGERWIRE_ALLOWED_ORIGINS, LEDGERWIRE_TOKEN_FILE, LEDGERWIRE_BUS, LEDGERWIRE_BUS_URL, LEDGERWIRE_LOG_LEVEL,
+LEDGERWIRE_ALLOWED_ORIGINS, LEDGERWIRE_TRUSTED_PROXIES, LEDGERWIRE_TOKEN_FILE, LEDGERWIRE_TLS_CERT,
+LEDGERWIRE_TLS_KEY, LEDGERWIRE_BUS, LEDGERWIRE_BUS_URL, LEDGERWIRE_LOG_LEVEL,
 LEDGERWIRE_DATA_DIR; the database is DATABASE_URL.
-Pools, time-outs and leases: docs/operations.md.
+Limits, pools, time-outs and leases: docs/operations.md.
 """
 _EPOCH: Final = """\
 The epoch names the ledger's history. Give it a new one (`ledgerwire epoch new`) whenever commits were taken back:
@@ -73,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LedgerError as error:
         status = EX_CONFIG if error.code in {"settings", "migration"} else EX_UNAVAILABLE
         sentence = error.sentence
-    except runtime.CannotServe as error:
+    except CannotServe as error:
         status, sentence = EX_UNAVAILABLE, str(error)
     except GaveUp as error:
         status, sentence = error.status, error.sentence
@@ -115,6 +118,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--token-file", type=Path, metavar="FILE", help="lines of `tenant subject token`; chmod 600")
     serve.add_argument(
+        "--trusted-proxy",
+        dest="trusted_proxies",
+        metavar="NETWORK",
+        action="append",
+        help="a proxy in front, such as 10.1.0.0/16: its X-Forwarded-For and X-Forwarded-Proto are believed, nobody"
+        " else's; may be given several times",
+    )
+    serve.add_argument(
+        "--tls-cert", type=Path, metavar="FILE", help="serve TLS (1.2 and newer) with this certificate chain in PEM"
+    )
+    serve.add_argument(
+        "--tls-key",
+        type=Path,
+        metavar="FILE",
+        help="and its key; chmod 600. Both are read anew on SIGHUP, for who connects from then on",
+    )
+    serve.add_argument(
         "--bus",
         choices=BUSES,
         help="how the processes of one database tell each other at once: local (not at all, they look each second),"
@@ -151,14 +171,15 @@ def _parser() -> argparse.ArgumentParser:
     epoch_.add_argument("--data-dir", type=Path, metavar="FOLDER", help="where its own PostgreSQL keeps its data")
     epoch_.set_defaults(run=_epoch)
 
+    certificate = os.environ.get("LEDGERWIRE_TLS_CERT")
     health = commands.add_parser("healthcheck", help="exit 0 when a gateway is alive, else 1 and say why")
     health.add_argument("--ready", action="store_true", help="ask whether it can serve: no in a database outage")
     health.add_argument(
         "--url",
-        default=f"http://127.0.0.1:{os.environ.get('LEDGERWIRE_PORT') or DEFAULT_PORT}",
-        help="where the gateway is; default %(default)s",
+        default=f"http{'s' if certificate else ''}://127.0.0.1:{os.environ.get('LEDGERWIRE_PORT') or DEFAULT_PORT}",
+        help="where the gateway is; default %(default)s. With LEDGERWIRE_TLS_CERT its certificate is believed as it is",
     )
-    health.set_defaults(run=_healthcheck)
+    health.set_defaults(run=_healthcheck, certificate=certificate)
     return parser
 
 
@@ -170,6 +191,9 @@ def _serve(options: argparse.Namespace) -> int:
         workers=options.workers,
         allowed_origins=None if options.allowed_origins is None else tuple(options.allowed_origins),
         token_file=options.token_file,
+        trusted_proxies=None if options.trusted_proxies is None else tuple(options.trusted_proxies),
+        tls_cert=options.tls_cert,
+        tls_key=options.tls_key,
         bus=options.bus,
         bus_url=options.bus_url,
         log_level=options.log_level,
@@ -182,9 +206,11 @@ def _serve(options: argparse.Namespace) -> int:
     place: Place | None = options.place
     if place is not None:
         structlog.contextvars.bind_contextvars(process=place.number)
-    elif settings.workers > 1:
-        return _supervise(settings, options.arguments)
-    runtime.authenticator(settings)  # what can be wrong with it is better said before a database is started
+    else:
+        runtime.warn(settings)
+        if settings.workers > 1:
+            return _supervise(settings, options.arguments)
+    runtime.check_files(settings)  # what can be wrong with them is better said before a database is started
     with ExitStack() as stack:
         settings, dsn, they_run = _own_servers(settings, stack)
         uvloop.run(runtime.serve(settings, dsn, database_runs=they_run, place=place))
@@ -193,7 +219,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _supervise(settings: GatewaySettings, arguments: Sequence[str]) -> int:
     """Start the processes with the same arguments, on the port and the servers that this one has for them."""
-    runtime.authenticator(settings)
+    runtime.check_files(settings)
     sockets, port = reserve(settings.host, settings.port)
     with ExitStack() as stack:
         for each in sockets:
@@ -288,8 +314,12 @@ def _healthcheck(options: argparse.Namespace) -> int:
     parts = urlsplit(options.url)
     path = "/health/ready" if options.ready else "/health/live"
     host = parts.hostname or "127.0.0.1"
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(host, parts.port, timeout=HEALTHCHECK_SECONDS)
+    connection: http.client.HTTPConnection
+    if parts.scheme == "https":
+        context = trusting(Path(options.certificate)) if options.certificate else None
+        connection = http.client.HTTPSConnection(host, parts.port, timeout=HEALTHCHECK_SECONDS, context=context)
+    else:
+        connection = http.client.HTTPConnection(host, parts.port, timeout=HEALTHCHECK_SECONDS)
     try:
         connection.request("GET", path)
         response = connection.getresponse()

@@ -20,6 +20,7 @@ from gateway.auth import Principal
 from gateway.errand import errand
 from gateway.identity import identify
 from gateway.inflow import Inflow
+from gateway.limits.allowance import Allowance
 from gateway.outbox import OutboxFull
 from gateway.protocol.burst import Burst
 from gateway.protocol.effects import Authenticate, Beats, Close, Deliver, Effect, Send, Slot, Submit, Unwatch, Watch
@@ -41,11 +42,20 @@ class Connection:
     """One session over one transport: `open`, bring frames to `receive`, and `release` at the end, whatever it was."""
 
     __slots__ = (
-        "__weakref__", "_asking", "_bye", "_inflow", "_last_tick", "_reading", "_released", "_sending",
+        "__weakref__", "_address", "_asking", "_bye", "_inflow", "_last_tick", "_reading", "_released", "_sending",
         "_services", "_task", "_token", "_transport", "due_slot", "id", "session",
     )  # fmt: skip
 
-    def __init__(self, services: Services, transport: Transport, *, token: str | None = None) -> None:
+    def __init__(
+        self,
+        services: Services,
+        transport: Transport,
+        *,
+        token: str | None = None,
+        address: str | None = None,
+        allowance: Allowance | None = None,
+    ) -> None:
+        """`address`: of the client, for the log, where a line does not have it from its request."""
         now = time.monotonic()
         self.id = "s-" + secrets.token_hex(6)
         self.session = Session(
@@ -55,18 +65,19 @@ class Connection:
             ping_phase=secrets.randbelow(1000) / 1000,
             server_time=datetime.now(UTC),
             now=now,
+            budget=allowance,
         )
         self._services = services
         self._transport = transport
         self._token = token
+        self._address = address
         self._sending = Sending(transport)
         self._reading = Reading(self.session, services)
         self._task: asyncio.Task[None] | None = None  # waits until a slow peer has taken what was sent, or closes
         self._asking: asyncio.Task[None] | None = None  # finds out who the peer is
         self._inflow = Inflow(self._sending)
         self._bye: Bye | None = None
-        self._released = False
-        self._last_tick = False
+        self._released = self._last_tick = False
         self.due_slot: int | None = None
 
     def open(self) -> None:
@@ -117,7 +128,7 @@ class Connection:
             self._arm()
 
     async def _identify(self, asked: Authenticate, behind: Iterator[Effect]) -> None:
-        self._perform(await identify(self.session, self._services, asked, self._token))
+        self._perform(await identify(self.session, self._services, asked, self._token, self._address))
         self._asking = None
         self._inflow.asking = False
         self._go_through(behind)

@@ -12,8 +12,13 @@ from gateway.services import Services
 log = structlog.get_logger(__name__)
 
 
-async def identify(session: Session, services: Services, asked: Authenticate, token: str | None) -> list[Effect]:
-    """What the session does with the answer. `token` is that of the connection, for those who say none."""
+async def identify(
+    session: Session, services: Services, asked: Authenticate, token: str | None, address: str | None
+) -> list[Effect]:
+    """What the session does with the answer. `token` is that of the connection, for those who say none.
+
+    `address`: of the client, for the log.
+    """
     try:
         principal = await services.authenticator.authenticate(token if asked.token is None else asked.token)
     except ProtocolError as error:
@@ -25,6 +30,7 @@ async def identify(session: Session, services: Services, asked: Authenticate, to
             tenant=principal.tenant,
             subject=principal.subject,
             client=session.client,
+            **({} if address is None else {"address": address}),
         )
         services.admission.leave(session)
     effects = session.authenticated(principal.tenant, principal.subject, refresh=asked.refresh)

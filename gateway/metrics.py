@@ -19,6 +19,7 @@ from gateway.connection import Connection
 from gateway.figures import Family, Sample
 from gateway.http.intake import Intake
 from gateway.hub import Hub
+from gateway.limits.quotas import Quotas
 from gateway.replay import Replays
 from ledger.pool import Pools
 from ledger.reaper import Reaper
@@ -37,6 +38,7 @@ class Metrics(Struct, frozen=True, kw_only=True):
     pools: Pools
     reaper: Reaper
     admission: Admission
+    quotas: Quotas
     draining: Callable[[], bool]
     version: str
 
@@ -63,6 +65,9 @@ class Metrics(Struct, frozen=True, kw_only=True):
         yield Family.counter("connections_admitted", "WebSockets that were let in.", door.admitted)
         yield Family.counter(
             "connections_refused", "WebSockets that were refused because too many came at once.", door.refused
+        )
+        yield Family.counter(
+            "limited", "Refusals, pauses and goodbyes because of a limit, by limit.", dict(self.quotas.limited), "limit"
         )
         yield Family.gauge("topics", "Tasks that somebody watches here.", self.hub.topics)
         yield Family.gauge("subscriptions", "Watchers of all tasks together.", self.hub.subscriptions)

@@ -17,7 +17,6 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 import structlog
-from aiohttp import web
 
 from gateway.admission import Admission
 from gateway.auth import Anyone, Authenticator, TokenFile
@@ -25,19 +24,16 @@ from gateway.bus.choice import chosen
 from gateway.bus.port import Hint
 from gateway.drain import Drain
 from gateway.figures import Family
-from gateway.http import app as http_app
-from gateway.http.door import Doors
-from gateway.http.guard import Rules
 from gateway.http.ops import Health
 from gateway.hub import REREAD_SECONDS, Hub
+from gateway.limits.quotas import Quotas
+from gateway.listening import CannotServe, certificate, listen
 from gateway.metrics import Metrics
 from gateway.place import SIGN_SECONDS, Place, Word
 from gateway.replay import Replays
 from gateway.services import Services
-from gateway.settings import GatewaySettings
+from gateway.settings import GatewaySettings, is_loopback
 from gateway.siblings import all_figures, answering
-from gateway.transports.websocket import WebSockets
-from gateway.transports.wire import Site
 from ledger.epoch import History
 from ledger.errors import Unavailable
 from ledger.leases import Beats
@@ -50,20 +46,10 @@ from ledger.writer import Writer
 
 log = structlog.get_logger(__name__)
 
-KEEPALIVE_SECONDS = 75.0
-"""An idle HTTP connection, and one that dribbles its headers, is closed after this."""
-
 POOLS_CLOSE_SECONDS = 2.0
 """A statement that still runs after a stop has had its time; the server ends it by its own clock."""
-BACKLOG = 1_024
-"""Connections that the system completes and keeps until they are accepted; one beyond it waits a second or more."""
-
 
 DATABASE_HAS_ENDED = "The PostgreSQL of this gateway has ended; start the gateway again. See its server.log."
-
-
-class CannotServe(Exception):
-    """The address cannot be listened on, or the database of its own has ended; the sentence says what to do."""
 
 
 def collect_garbage_rarely() -> None:
@@ -133,9 +119,11 @@ async def running(
     """A gateway that serves while the context is open; gives the port it listens on."""
     async with AsyncExitStack() as stack:
         who = authenticator(settings)
+        shown = certificate(settings)
         await bring_up_to_date(settings, settings.ledger.direct_database_url or dsn)
         drain = Drain(settings.drain_seconds)
         admission = Admission(per_second=settings.connect_rate, most_opening=settings.max_opening)
+        quotas = Quotas(settings.limits, anonymous=settings.loopback_only)
         pools = await Pools.open(settings.ledger, dsn)
         stack.push_async_callback(pools.close, POOLS_CLOSE_SECONDS)
         await _look_at_database(pools)
@@ -172,6 +160,7 @@ async def running(
             beats=beats,
             authenticator=who,
             admission=admission,
+            quotas=quotas,
             history=history,
             ping_interval_seconds=settings.ping_interval_seconds,
             max_connections=settings.max_connections,
@@ -191,27 +180,15 @@ async def running(
             pools=pools,
             reaper=reaper,
             admission=admission,
+            quotas=quotas,
             draining=lambda: drain.begun,
             version=health.version,
         )
         if place is not None:
             await stack.enter_async_context(answering(place.folder, str(place.number), metrics.families))
-        rules = Rules(allowed_origins=settings.allowed_origins, loopback_only=settings.loopback_only)
-        sockets = WebSockets(services)
-        app = http_app.build(services, sockets, health, partial(_figures, metrics, place), rules=rules)
-        runner = web.AppRunner(
-            app,
-            access_log=None,
-            keepalive_timeout=KEEPALIVE_SECONDS,
-            shutdown_timeout=1.0,
-            # By itself aiohttp would inflate all of a bomb, even after the answer, and take half a gzip for a whole.
-            auto_decompress=False,
+        runner, port = await listen(
+            stack, settings, shown, services, health, partial(_figures, metrics, place), shared=place is not None
         )
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        doors = Doors(sockets, rules, runner)
-        stack.push_async_callback(doors.close)
-        port = await _listen(runner, doors, settings, shared=place is not None)
         stack.push_async_callback(drain.run, runner, admission, hub, writer, reaper)
         log.info(
             "listening" if place is None else "process_listening", host=settings.host, port=port, **facts(settings)
@@ -229,6 +206,18 @@ async def _figures(metrics: Metrics, place: Place | None) -> Sequence[Family]:
 def authenticator(settings: GatewaySettings) -> Authenticator:
     """Who tells who is connected. Raises `SettingsError` when the token file cannot be used."""
     return Anyone() if settings.token_file is None else TokenFile.read(settings.token_file)
+
+
+def warn(settings: GatewaySettings) -> None:
+    """Say what an operator may not have meant."""
+    if settings.tls_cert is None and not settings.trusted_proxies and not is_loopback(settings.host):
+        log.warning("plain_text", detail="Tokens can be read on the way: give --tls-cert, or name the --trusted-proxy.")
+
+
+def check_files(settings: GatewaySettings) -> None:
+    """Raises `SettingsError` when a file that is needed cannot be used."""
+    authenticator(settings)
+    certificate(settings)
 
 
 async def bring_up_to_date(settings: GatewaySettings, dsn: str) -> None:
@@ -265,25 +254,8 @@ async def _look_at_database(pools: Pools) -> None:
 def facts(settings: GatewaySettings) -> dict[str, object]:
     """What an operator wants to see when a gateway listens."""
     authentication = "none, loopback only" if settings.loopback_only else "token file"
-    return {"version": product_version(), "authentication": authentication}
-
-
-async def _listen(runner: web.AppRunner, doors: Doors, settings: GatewaySettings, *, shared: bool) -> int:
-    """Listen; `shared`: other processes do so on the same port."""
-    site = Site(runner, doors, settings.host, settings.port, backlog=BACKLOG, shared=shared)
-    try:
-        await site.start()
-    except OSError as error:
-        raise cannot_listen(settings.host, settings.port, error) from error
-    return int(runner.addresses[0][1])
-
-
-def cannot_listen(host: str, port: int, error: OSError) -> CannotServe:
-    """Why an address cannot be listened on, and what to do."""
-    return CannotServe(
-        f"Cannot listen on {host}:{port} ({error.strerror}). Another program may be using the port; stop it or choose"
-        " another one with --port."
-    )
+    transport = "plain" if settings.tls_cert is None else "tls"
+    return {"version": product_version(), "authentication": authentication, "transport": transport}
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -7,6 +7,7 @@ from msgspec import Struct, field
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.hub import Hub
+from gateway.limits.quotas import Quotas
 from gateway.replay import Replays
 from gateway.sending import Turn
 from gateway.wheel import Wheel
@@ -26,6 +27,7 @@ class Services(Struct, frozen=True, kw_only=True):
     beats: Beats
     authenticator: Authenticator
     admission: Admission
+    quotas: Quotas
     history: History
     ping_interval_seconds: float
     max_connections: int

@@ -17,6 +17,8 @@ from msgspec import Struct
 
 from gateway.bus.own_nats import BESIDE, program
 from gateway.bus.servers import servers_in, shown
+from gateway.http.proxies import Proxies
+from gateway.limits.rates import Limits
 from ledger.errors import SettingsError
 from ledger.settings import LedgerSettings
 
@@ -57,6 +59,12 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     """New WebSockets a second, with twice as many at once; the next one is told when to come again. 0: no bound."""
     max_opening: int = 1_000
     """WebSockets that have not been welcomed yet; a process that cannot keep up lets no more in."""
+    limits: Limits = Limits()
+    """What connections, principals, tenants and addresses may take."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks of the proxies in front, whose word for a client's address and scheme is taken."""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     log_level: str = "info"
 
     def __post_init__(self) -> None:
@@ -79,6 +87,10 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
                 raise SettingsError(f"The {what} is {seconds:g} s; it must be 0 to {LONGEST_WAIT_SECONDS}.")
         for origin in self.allowed_origins:
             _check_origin(origin)
+        for network in self.trusted_proxies:
+            _check_proxy(network)
+        if (self.tls_cert is None) is not (self.tls_key is None):
+            raise SettingsError("TLS needs both: --tls-cert FILE and --tls-key FILE, in PEM.")
         if self.token_file is None and not is_loopback(self.host):
             raise SettingsError(
                 f"Refusing to listen on {self.host} without authentication: everybody who can reach it could read and"
@@ -119,14 +131,18 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     @staticmethod
     def unknown_variables(environment: Mapping[str, str]) -> list[str]:
         """Names that begin like ours and mean nothing: slips that would go unnoticed."""
-        fields = (*_READERS, *LedgerSettings.__struct_fields__)
+        limits = (f"limit_{name}" for name in Limits.__struct_fields__)
+        fields = (*_READERS, *limits, *LedgerSettings.__struct_fields__)
         known = _ELSEWHERE | {f"LEDGERWIRE_{name.upper()}" for name in fields if name != "database_url"}
         return sorted(name for name in environment if name.startswith("LEDGERWIRE_") and name not in known)
 
     @classmethod
     def compose(cls, environment: Mapping[str, str], **given: object) -> GatewaySettings:
         """Settings from LEDGERWIRE_* variables, overridden by what was given on the command line (None: not given)."""
-        values: dict[str, object] = {"ledger": LedgerSettings.from_environment(environment)}
+        values: dict[str, object] = {
+            "ledger": LedgerSettings.from_environment(environment),
+            "limits": Limits.from_environment(environment),
+        }
         for name, read in _READERS.items():
             text = environment.get(f"LEDGERWIRE_{name.upper()}")
             if text:
@@ -139,7 +155,7 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
         return cls(**values)  # type: ignore[arg-type] # each value was read by its own reader
 
 
-def _origins(text: str) -> tuple[str, ...]:
+def _words(text: str) -> tuple[str, ...]:
     return tuple(re.split(r"[,\s]+", text.strip()))
 
 
@@ -147,8 +163,11 @@ _READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "host": str,
     "port": int,
     "workers": int,
-    "allowed_origins": _origins,
+    "allowed_origins": _words,
     "token_file": Path,
+    "trusted_proxies": _words,
+    "tls_cert": Path,
+    "tls_key": Path,
     "ping_interval_seconds": float,
     "drain_seconds": float,
     "database_wait_seconds": float,
@@ -183,7 +202,25 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _check_proxy(network: str) -> None:
+    try:
+        Proxies([network])
+    except ValueError as error:
+        raise SettingsError(
+            f"Trusted proxy {network!r} is not a network ({error}). Examples: 10.0.0.5, 10.1.0.0/16, fd00::/8."
+        ) from None
+    if network.endswith("/0"):
+        raise SettingsError(
+            f"Trusted proxy {network!r} is everybody: any client could then choose its address. Name the proxies."
+        )
+
+
 def _check_origin(origin: str) -> None:
+    if origin in {"*", "null"}:
+        raise SettingsError(
+            f"Allowed origin {origin!r} would let in pages that nobody knows, with the tokens of those who visit them."
+            " List each origin: https://app.example"
+        )
     try:
         parts = urlsplit(origin)
         good = parts.scheme in {"http", "https"} and parts.hostname and origin == f"{parts.scheme}://{parts.netloc}"

@@ -23,9 +23,10 @@ import structlog
 from gateway.child import Child
 from gateway.drain import MARGIN_SECONDS
 from gateway.figures import Family
+from gateway.listening import CannotServe, cannot_listen
 from gateway.place import SIGN_SECONDS, VARIABLE, Place
 from gateway.restarts import Restarts
-from gateway.runtime import DATABASE_HAS_ENDED, CannotServe, cannot_listen
+from gateway.runtime import DATABASE_HAS_ENDED
 from gateway.siblings import SUPERVISOR, answering
 
 log = structlog.get_logger(__name__)

@@ -5,21 +5,31 @@ from __future__ import annotations
 from aiohttp import web
 
 from gateway.http import guard, ingest, ops, tasks
+from gateway.http.entry import rations
 from gateway.http.problems import problems
+from gateway.http.proxies import Proxies, clients
 from gateway.protocol.codec import FRAME_BYTES
 from gateway.services import Services
 from gateway.transports.websocket import WebSockets
 
 
 def build(
-    services: Services, sockets: WebSockets, health: ops.Health, figures: ops.Figures, *, rules: guard.Rules
+    services: Services,
+    sockets: WebSockets,
+    health: ops.Health,
+    figures: ops.Figures,
+    *,
+    rules: guard.Rules,
+    proxies: Proxies,
 ) -> web.Application:
     """The application, ready to be run."""
     app = web.Application(
         middlewares=[
+            clients(proxies),
             problems,
             guard.origin_guard(rules),
             guard.identity(services.authenticator),
+            rations(services.quotas),
         ],
         client_max_size=FRAME_BYTES,
     )

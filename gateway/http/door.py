@@ -16,12 +16,15 @@ from typing import Final, cast
 from aiohttp import web
 
 from gateway.http.guard import Rules, bearer
+from gateway.http.proxies import Client, Proxies
+from gateway.limits.allowance import Allowance
 from gateway.transports.websocket import WebSockets
 from gateway.transports.wire import hand_over
 
 HEAD_BYTES: Final = 7_000
 """Of a request that is answered here; below every bound of aiohttp's."""
 HEADERS: Final = 60
+PATH: Final = "/v1/ws"
 SILENT_SECONDS: Final = 10.0
 """A connection that has said nothing for so long is closed: it costs little, but it costs a file."""
 
@@ -72,10 +75,11 @@ def plain_upgrade(data: bytes) -> Asked | None:
 class Doors:
     """Those of one process: called for a protocol for each connection."""
 
-    def __init__(self, sockets: WebSockets, rules: Rules, runner: web.AppRunner) -> None:
+    def __init__(self, sockets: WebSockets, rules: Rules, proxies: Proxies, runner: web.AppRunner) -> None:
         """`runner`: of aiohttp, to which all is handed over that is no plain upgrade."""
         self.sockets = sockets
         self.rules = rules
+        self.proxies = proxies
         self.runner = runner
         self.open: set[Door] = set()
 
@@ -111,11 +115,19 @@ class Door(asyncio.Protocol):
         self._leave()
         doors, transport = self._doors, self._transport
         asked = plain_upgrade(data)
-        if asked is None or not self._may_enter(asked.headers):
+        client = None if asked is None else self._client(asked.headers)
+        allowance = None if asked is None or client is None else self._allowance(asked.headers, client)
+        if asked is None or client is None or allowance is None:
             hand_over(transport, doors.runner, data)
             return
-        headers = asked.headers
-        doors.sockets.let_in(transport, key=headers["sec-websocket-key"], token=bearer(headers), unread=asked.unread)
+        doors.sockets.let_in(
+            transport,
+            key=asked.headers["sec-websocket-key"],
+            token=bearer(asked.headers),
+            address=client.address,
+            allowance=allowance,
+            unread=asked.unread,
+        )
 
     def connection_lost(self, error: Exception | None) -> None:
         """As asyncio's."""
@@ -125,16 +137,27 @@ class Door(asyncio.Protocol):
         """Nothing has come, and nothing will."""
         self._transport.close()
 
-    def _may_enter(self, headers: dict[str, str]) -> bool:
-        """Refusals are put into words by aiohttp's handlers, which ask the same rules again."""
-        scheme = "http" if self._transport.get_extra_info("sslcontext") is None else "https"
-        if self._doors.rules.refusal(headers, scheme=scheme, host=headers["host"]) is not None:
-            return False
-        admission, now = self._doors.sockets.services.admission, time.monotonic()
-        if not admission.would_admit(now):
-            return False
-        admission.admit(now)
-        return True
+    def _client(self, headers: dict[str, str]) -> Client:
+        transport = self._transport
+        return self._doors.proxies.client(
+            transport.get_extra_info("peername")[0],
+            "http" if transport.get_extra_info("sslcontext") is None else "https",
+            [headers[name] for name in ("x-forwarded-for",) if name in headers],
+            [headers[name] for name in ("x-forwarded-proto",) if name in headers],
+        )
+
+    def _allowance(self, headers: dict[str, str], client: Client) -> Allowance | None:
+        """What it may take; None: it may not enter. That is put into words by aiohttp's handlers, which ask again."""
+        doors, now = self._doors, time.monotonic()
+        services = doors.sockets.services
+        if (
+            doors.rules.refusal(headers, scheme=client.scheme, host=headers["host"], path=PATH) is not None
+            or not services.admission.would_admit(now)
+            or not services.quotas.would_enter(client.counted_as, now)
+        ):
+            return None
+        services.admission.admit(now)
+        return Allowance(services.quotas, client.counted_as, now)
 
     def _leave(self) -> None:
         self._doors.open.discard(self)

@@ -2,12 +2,14 @@
 
 A browser sends `Origin` with every WebSocket upgrade and every cross-site request, whatever page it is on; without this
 check any page the user visits could talk to a gateway on the same machine or network. Programs and mini-programs send
-none, and are let through to authentication.
+none, and are let through to authentication, which is by a bearer token always: nothing that a browser adds by itself
+(a cookie, a client certificate) counts for anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -17,9 +19,17 @@ from msgspec import Struct
 
 from gateway.auth import Authenticator, Principal
 from gateway.http.problems import Handler, problem
+from gateway.http.proxies import CLIENT
 from gateway.protocol.errors import ProtocolError
 
 PRINCIPAL: Final = web.RequestKey("principal", Principal)
+SECURITY_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""Of every answer that does not bring its own: what is no page may do nothing, wherever it is shown."""
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 CORS_HEADERS: Final = {
     "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
@@ -41,7 +51,7 @@ class Rules(Struct, frozen=True, kw_only=True):
     allowed_origins: Collection[str]
     loopback_only: bool
 
-    def refusal(self, headers: Mapping[str, str], *, scheme: str, host: str) -> ProtocolError | None:
+    def refusal(self, headers: Mapping[str, str], *, scheme: str, host: str, path: str) -> ProtocolError | None:
         """Why not, if so: a Host that is not this machine, or an Origin but the server's own and those listed."""
         if self.loopback_only and _name_of(host) not in LOOPBACK_NAMES:
             return ProtocolError(
@@ -50,14 +60,9 @@ class Rules(Struct, frozen=True, kw_only=True):
                 " to localhost only; start it with --token-file to be reached by other names.",
             )
         origin = headers.get("origin")
-        if origin is None or origin in self.allowed_origins or origin == f"{scheme}://{host}":
-            return None
-        return ProtocolError(
-            "forbidden",
-            f"Origin {origin!r} is not allowed here; start the server with --allow-origin {origin}"
-            if _is_origin(origin)
-            else "This Origin is not allowed here.",
-        )
+        if origin is None:
+            return _foreign("") if _of_another_page(headers, path) else None
+        return None if origin in self.allowed_origins or origin == f"{scheme}://{host}" else _foreign(origin)
 
 
 def origin_guard(rules: Rules) -> Middleware:
@@ -65,7 +70,9 @@ def origin_guard(rules: Rules) -> Middleware:
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        refused = rules.refusal(request.headers, scheme=request.scheme, host=request.host)
+        refused = rules.refusal(request.headers, scheme=request[CLIENT].scheme, host=request.host, path=request.path)
+        if len(request.headers.getall(hdrs.ORIGIN, ())) > 1:
+            refused = _foreign("")
         if refused is not None:
             return problem(refused)
         origin = request.headers.get(hdrs.ORIGIN)
@@ -86,7 +93,9 @@ CORS: Final = web.RequestKey("cors", dict[str, str])
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Signal `on_response_prepare`: what every answer carries, streams and errors too."""
     response.headers["Server"] = "ledgerwire"
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    if response.status != HTTPStatus.SWITCHING_PROTOCOLS:
+        for name, value in SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
     cors = request.get(CORS)
     if cors is not None:
         response.headers.update(cors)
@@ -109,6 +118,20 @@ def identity(authenticator: Authenticator) -> Middleware:
         return await handler(request)
 
     return identify
+
+
+def _of_another_page(headers: Mapping[str, str], path: str) -> bool:
+    """Whether a browser asks for an image or follows a link on another site: then it says no Origin."""
+    return headers.get("sec-fetch-site") in {"cross-site", "same-site"} and path.startswith("/v1/")
+
+
+def _foreign(origin: str) -> ProtocolError:
+    return ProtocolError(
+        "forbidden",
+        f"Origin {origin!r} is not allowed here; start the server with --allow-origin {origin}"
+        if _is_origin(origin)
+        else "This Origin is not allowed here.",
+    )
 
 
 def _name_of(host: str) -> str:

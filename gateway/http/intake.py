@@ -8,6 +8,7 @@ the request. A body is never held: beyond the bounds below no more is read, and 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from typing import Final
 
@@ -45,6 +46,8 @@ TAKE_SECONDS: Final = 20.0
 """How long the client may take for `BYTES_PER_WRITE` of the answer."""
 BYTES_PER_READ: Final = 64 * 1024
 BYTES_PER_WRITE: Final = 32 * 1024
+LONGEST_PAUSE_SECONDS: Final = 5.0
+"""Between two turns of one whose principal or tenant has reported too much: a stop must not wait for longer."""
 LINES_PER_TURN: Final = 50
 """Then the others have their turn: a batch that is all here must not hold up a ping."""
 
@@ -65,7 +68,7 @@ class Intake:
     def __init__(self, request: web.Request, services: Services, principal: Principal, *, gzip: bool) -> None:
         self._request = request
         self._services = services
-        self._tenant = principal.tenant
+        self._tenant, self._subject = principal.tenant, principal.subject
         self._response = web.StreamResponse(headers=HEADERS)
         self._inflater = Inflater() if gzip else None
         self._splitter = Lines(codec.FRAME_BYTES)
@@ -123,6 +126,7 @@ class Intake:
             gone = True
         finally:
             self._over = True
+            self._owe(self.lines % LINES_PER_TURN)
             last_call.cancel()
             self._services.hub.leave(self)
             if not telling.done():
@@ -210,13 +214,17 @@ class Intake:
             raise ConnectionResetError("the client has gone")
         self.lines += 1
         if self.lines % LINES_PER_TURN == 0:
-            await asyncio.sleep(0)
+            await asyncio.sleep(min(self._owe(LINES_PER_TURN), LONGEST_PAUSE_SECONDS))
         self._line_until = asyncio.get_running_loop().time() + LINE_SECONDS
         if line is None:
             error = ProtocolError("frame_too_large", f"A line may have {codec.FRAME_BYTES} bytes; send less at once.")
             self._ask(None, error, 0)
         elif line.strip():
             self._submit(line)
+
+    def _owe(self, lines: int) -> float:
+        """So many count; seconds until principal and tenant may report more: a batch is read no faster, not refused."""
+        return self._services.quotas.wait_to_write(self._tenant, self._subject, lines, time.monotonic())
 
     def _submit(self, line: bytes) -> None:
         message = codec.decode_line(line)

@@ -13,9 +13,12 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
+from gateway.http.entry import enter, entered
 from gateway.http.guard import PRINCIPAL, bearer
+from gateway.http.problems import problem
+from gateway.http.proxies import CLIENT
 from gateway.protocol import codec, messages
 from gateway.protocol.errors import ProtocolError
 from gateway.protocol.requests import cancel_request, create_request, held_task, report_request
@@ -46,14 +49,29 @@ async def ws(request: web.Request) -> web.StreamResponse:
     """The WebSocket, where the door has left the upgrade to aiohttp (`gateway.http.door`)."""
     if request.headers.get(hdrs.UPGRADE, "").lower() != "websocket":
         raise ProtocolError("bad_request", "This path is a WebSocket; connect with a WebSocket client.")
+    length = request.headers.get(hdrs.CONTENT_LENGTH, "0")
+    if request.version < HttpVersion11 or length != "0" or hdrs.TRANSFER_ENCODING in request.headers:
+        refused = problem(ProtocolError("bad_request", "Upgrade with HTTP/1.1, and without a body."))
+        refused.force_close()  # what comes next may be meant as a body, and as a request to somebody else's ears
+        return refused
     sockets = request.app[SOCKETS]
     sockets.services.admission.admit(time.monotonic())
+    allowance = enter(request, sockets.services.quotas)
     try:
         transport, unread = await take_over(request)
-    except ConnectionError:
-        return web.Response(status=400)  # for nobody
-    key = request.headers[hdrs.SEC_WEBSOCKET_KEY]
-    sockets.let_in(transport, key=key, token=bearer(request.headers), unread=unread)
+    except BaseException as error:
+        allowance.close(time.monotonic())
+        if isinstance(error, ConnectionError):
+            return web.Response(status=400)  # for nobody
+        raise
+    sockets.let_in(
+        transport,
+        key=request.headers[hdrs.SEC_WEBSOCKET_KEY],
+        token=bearer(request.headers),
+        address=request[CLIENT].address,
+        allowance=allowance,
+        unread=unread,
+    )
     return Taken()
 
 
@@ -106,9 +124,10 @@ async def task(request: web.Request) -> web.Response:
     else:
         _check_room(services)
         seconds = min(int(wait.group(1)), WAIT_SECONDS)
-        found = await longpoll.wait_for(
-            services.hub, services.reader, request[PRINCIPAL].tenant, task_id, after=after, seconds=seconds
-        )
+        with entered(request, services.quotas):
+            found = await longpoll.wait_for(
+                services.hub, services.reader, request[PRINCIPAL].tenant, task_id, after=after, seconds=seconds
+            )
     if found is None:
         raise _unknown(task_id)
     late = ":late" if found.liveness is Liveness.LATE else ""  # a change that has no sequence
@@ -184,7 +203,8 @@ async def events(request: web.Request) -> web.StreamResponse:
     if head.status in TERMINAL and after is not None and (after.epoch, after.seq) == (services.epoch, head.seq):
         return web.Response(status=204)
     _check_room(services)
-    return await sse.serve(request, services, request[PRINCIPAL], task_id, after)
+    with entered(request, services.quotas) as allowance:
+        return await sse.serve(request, services, request[PRINCIPAL], task_id, after, allowance)
 
 
 @routes.get("/v1/poll")

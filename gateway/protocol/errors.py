@@ -42,6 +42,7 @@ ERRORS: Final[dict[str, ErrorCode]] = {
     "request_too_large": ErrorCode(413),
     "unsupported_media_type": ErrorCode(415),
     "too_many_subscriptions": ErrorCode(429),
+    "rate_limited": ErrorCode(429, retryable=True),
     "busy": ErrorCode(503, retryable=True),
     "unavailable": ErrorCode(503, retryable=True),
     "unknown_retry": ErrorCode(503, retryable=True),
@@ -98,6 +99,7 @@ HELLO_TIMEOUT: Final = Bye(4003, "hello_timeout", "Send hello within 5 seconds o
 OVERLOADED: Final = Bye(4004, "overloaded", "This server has too many connections; try again.", retry_after_ms=5000)
 INTERNAL: Final = Bye(4005, "internal", "The server has failed on this connection; reconnect.", retry_after_ms=1000)
 EPOCH_CHANGED: Final = Bye(4006, "epoch_changed", "The ledger was rewound; reconnect and show your cursor.")
+RATE_LIMITED: Final = Bye(4007, "rate_limited", "You go beyond a limit of this server.", retry_after_ms=1000)
 UNAUTHENTICATED: Final = Bye(4501, "unauthenticated", "Send a valid token in hello.")
 UNSUPPORTED_VERSION: Final = Bye(4502, "unsupported_version", "This server speaks version 1 of the protocol.")
 PROTOCOL_ERROR: Final = Bye(4503, "protocol_error", "Too many unreadable frames; see docs/protocol.md.")
@@ -111,6 +113,7 @@ BYES: Final = (
     OVERLOADED,
     INTERNAL,
     EPOCH_CHANGED,
+    RATE_LIMITED,
     UNAUTHENTICATED,
     UNSUPPORTED_VERSION,
     PROTOCOL_ERROR,

@@ -1,4 +1,4 @@
-"""Where the frames of a WebSocket's client end, and the control frames of a server (RFC 6455, 5.2 and 5.5). Pure.
+"""The answer to an upgrade, where the frames of a client end, and a server's control frames (RFC 6455). Pure.
 
 What is in a frame is read elsewhere; here is only what has to be known before, so that one frame is looked at after the
 other, and none that is too large is waited for.
@@ -6,6 +6,8 @@ other, and none that is too large is waited for.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from typing import Final
 
 from gateway.protocol.errors import FRAME_TOO_LARGE, PROTOCOL_ERROR, Bye
@@ -23,12 +25,24 @@ _MASKED: Final = 0x80
 _TWO_BYTES: Final = _MASKED | 126
 
 
+_SWITCHING: Final = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\nServer: ledgerwire\r\n"
+    b"Sec-WebSocket-Accept: %b\r\n\r\n"
+)
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
+
+
 class Misframed(Exception):
     """What came is no WebSocket's; `bye` says why the connection ends."""
 
     def __init__(self, bye: Bye) -> None:
         super().__init__(bye.reason)
         self.bye = bye
+
+
+def switching(key: str) -> bytes:
+    """The server's answer to an upgrade with this `Sec-WebSocket-Key` (RFC 6455, 4.2.2)."""
+    return _SWITCHING % base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest())
 
 
 def end_of_frame(data: bytes | bytearray, at: int, *, most_bytes: int) -> int | None:
@@ -51,6 +65,11 @@ def end_of_frame(data: bytes | bytearray, at: int, *, most_bytes: int) -> int | 
     if size > most_bytes:
         raise Misframed(FRAME_TOO_LARGE)
     return at + header + _MASK_BYTES + size
+
+
+def may_be_said(code: int) -> bool:
+    """Whether a closing frame may carry this code (7.4); 0 stands for none."""
+    return not code or 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
 
 
 def close_frame(code: int, reason: str) -> bytes:

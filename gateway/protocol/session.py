@@ -13,6 +13,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from gateway.protocol import codec, messages
+from gateway.protocol.budget import UNBOUNDED, Budget
 from gateway.protocol.effects import (
     Authenticate,
     Beats,
@@ -62,8 +63,8 @@ class Session:
     """
 
     __slots__ = (
-        "_before_hello", "_closed", "_heard_at", "_hello_until", "_phase", "_ping_at", "_ping_interval", "_server_time",
-        "_subject", "_tenant", "_unreadable", "client", "epoch", "id", "subscriptions",
+        "_before_hello", "_budget", "_closed", "_heard_at", "_hello_until", "_phase", "_ping_at", "_ping_interval",
+        "_server_time", "_subject", "_tenant", "_unreadable", "client", "epoch", "id", "subscriptions",
     )  # fmt: skip
 
     def __init__(
@@ -75,10 +76,12 @@ class Session:
         ping_phase: float,
         server_time: datetime,
         now: float,
+        budget: Budget | None = None,
     ) -> None:
         self.id = session_id
         self.epoch = epoch
         """The ledger's history that this session tells of, from its beginning to its end."""
+        self._budget = budget or UNBOUNDED
         self._phase = ping_phase
         self._server_time = server_time
         self._ping_interval = ping_interval_seconds
@@ -121,11 +124,14 @@ class Session:
         for message in codec.decode(frame):
             if self._closed:
                 return
-            if isinstance(message, codec.Unreadable):
-                yield from self.unreadable(message.error, message.id)
-                continue
             try:
-                effects = self._act(message, now)
+                bye = self._budget.charge(message, now)
+                if bye is not None:
+                    effects: Sequence[Effect] = self.end(bye)
+                elif isinstance(message, codec.Unreadable):
+                    effects = self.unreadable(message.error, message.id)
+                else:
+                    effects = self._act(message, now)
             except ProtocolError as error:
                 effects = [Send(codec.refusal(getattr(message, "id", None), error))]
             yield from effects
@@ -140,6 +146,8 @@ class Session:
 
     def watch_one(self, task_id: str, after: messages.Cursor | None) -> Sequence[Effect]:
         """Subscribe on behalf of a peer that cannot speak."""
+        if self._closed:
+            return []
         if self._tenant is None:
             raise AssertionError("watch_one before authenticated")
         return self.subscriptions.add(self._tenant, task_id, mode="all", cursor=after)
@@ -221,6 +229,9 @@ class Session:
                 error = ProtocolError("forbidden", "This token belongs to somebody else; open another connection.")
                 return [Send(codec.refusal(refresh, error))]
             return [Send(codec.reply(refresh))]
+        bye = self._budget.join(tenant, subject)
+        if bye is not None:
+            return self.end(bye)
         self._tenant, self._subject = tenant, subject
         self._hello_until = None
         return [Send(self._welcome())]

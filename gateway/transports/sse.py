@@ -15,6 +15,7 @@ from aiohttp import web
 
 from gateway.auth import Principal
 from gateway.connection import Connection
+from gateway.limits.allowance import Allowance
 from gateway.protocol.burst import Piece, frames_of
 from gateway.protocol.errors import Bye
 from gateway.protocol.messages import Cursor
@@ -78,14 +79,19 @@ class _Transport:
 
 
 async def serve(
-    request: web.Request, services: Services, principal: Principal, task_id: str, after: Cursor | None
+    request: web.Request,
+    services: Services,
+    principal: Principal,
+    task_id: str,
+    after: Cursor | None,
+    allowance: Allowance,
 ) -> web.StreamResponse:
     """Stream a task until it ends or the peer is gone."""
     response = web.StreamResponse(headers=HEADERS)
     await response.prepare(request)
     await response.write(f"retry: {RECONNECT_MS}\n\n".encode())
     transport = _Transport(response, request, services.epoch)
-    connection = Connection(services, transport)
+    connection = Connection(services, transport, allowance=allowance)
     connection.open()
     try:
         connection.watch_one(principal, task_id, after)

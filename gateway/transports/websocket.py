@@ -7,9 +7,8 @@ Frames are cut off what comes, read one after the other, and given to the connec
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import random
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -19,10 +18,20 @@ from msgspec.structs import replace
 
 from gateway.connection import Connection
 from gateway.inflow import FRAME_BYTES, FRAMES_PER_TURN
+from gateway.limits.allowance import Allowance
 from gateway.protocol import codec
 from gateway.protocol.burst import Piece, ready_pieces
-from gateway.protocol.errors import OVERLOADED, Bye, ProtocolError
-from gateway.protocol.framing import CLOSE, OPCODE, Misframed, close_frame, end_of_frame, pong_frame
+from gateway.protocol.errors import OVERLOADED, PROTOCOL_ERROR, Bye, ProtocolError
+from gateway.protocol.framing import (
+    CLOSE,
+    OPCODE,
+    Misframed,
+    close_frame,
+    end_of_frame,
+    may_be_said,
+    pong_frame,
+    switching,
+)
 from gateway.sending import CLOSE_SECONDS
 from gateway.services import Services
 from gateway.transports.wire import Messages, Readers
@@ -37,17 +46,6 @@ LOOK_SECONDS: Final = 0.02
 OVERLOADED_MS: Final = (2_500, 7_500)
 """When one that finds no room is to come again; spread, so that those who came together do not."""
 
-_SWITCHING: Final = (
-    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\nServer: ledgerwire\r\n"
-    b"Sec-WebSocket-Accept: %b\r\n\r\n"
-)
-_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
-
-
-def accept_of(key: str) -> bytes:
-    """What the server answers to a client's `Sec-WebSocket-Key` (RFC 6455, 4.2.2)."""
-    return base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest())
-
 
 class WebSockets:
     """All of one process."""
@@ -58,15 +56,27 @@ class WebSockets:
         self._open: set[WebSocket] = set()
         self._leaving: set[asyncio.Task[None]] = set()
 
-    def let_in(self, transport: asyncio.Transport, *, key: str, token: str | None, unread: bytes) -> None:
-        """Answer an upgrade that was admitted, and serve who asked for it, from what has come behind it on."""
+    def let_in(
+        self,
+        transport: asyncio.Transport,
+        *,
+        key: str,
+        token: str | None,
+        address: str,
+        allowance: Allowance,
+        unread: bytes,
+    ) -> None:
+        """Answer an upgrade that was admitted, and serve who asked for it, from what has come behind it on.
+
+        `address`: of the client, for the log. The allowance is closed with the socket.
+        """
         services = self.services
-        socket = WebSocket(self, transport)
+        socket = WebSocket(self, transport, allowance)
         transport.set_protocol(socket)
         self._open.add(socket)
-        transport.write(_SWITCHING % accept_of(key))
+        transport.write(switching(key))
         if services.hub.connections < services.max_connections:
-            connection = Connection(services, socket, token=token)
+            connection = Connection(services, socket, token=token, address=address, allowance=allowance)
             services.admission.enter(connection.session)
             socket.serve(connection)
             connection.open()
@@ -101,17 +111,18 @@ class WebSocket(asyncio.Protocol):
     """One client. As the transport of its connection, it carries frames to it."""
 
     __slots__ = (
-        "_connection", "_drained", "_gone", "_hears", "_held", "_messages", "_not_read", "_open", "_paused", "_pong",
-        "_sockets", "_transport", "_unread",
+        "_allowance", "_connection", "_drained", "_gone", "_hears", "_held", "_messages", "_not_read", "_open",
+        "_paused", "_pong", "_sockets", "_transport", "_unread",
     )  # fmt: skip
 
     one_way = False
 
-    def __init__(self, sockets: WebSockets, transport: asyncio.Transport) -> None:
+    def __init__(self, sockets: WebSockets, transport: asyncio.Transport, allowance: Allowance) -> None:
         # Paused as soon as the system does not take all, and until it has. A TLS transport would take 0 for always.
         transport.set_write_buffer_limits(high=1, low=0)
         self._sockets = sockets
         self._transport = transport
+        self._allowance = allowance
         self._connection: Connection | None = None
         self._messages = Messages(sockets.readers)
         self._unread: bytearray | None = None  # what came and was not given to the connection yet
@@ -154,6 +165,7 @@ class WebSocket(asyncio.Protocol):
         self._open = self._hears = False
         self._unread = None
         self._sockets.left(self)
+        self._allowance.close(time.monotonic())
         for waiting in (self._drained, self._gone):
             if waiting is not None and not waiting.done():
                 waiting.set_result(None)
@@ -166,14 +178,18 @@ class WebSocket(asyncio.Protocol):
         at, size, turn = 0, len(data), FRAMES_PER_TURN
         try:
             while at < size and not self._held:
-                end = end_of_frame(data, at, most_bytes=HARD_FRAME_BYTES)
+                end = end_of_frame(data, at, most_bytes=HARD_FRAME_BYTES - self._messages.held_bytes)
                 if end is None or end > size:
                     break
                 self._hear(data if end - at == size and isinstance(data, bytes) else bytes(data[at:end]))
                 turn -= 1 + (end - at) // FRAME_BYTES
+                wait = self._allowance.took(end - at, 1, time.monotonic())
                 at = end
                 connection = self._connection
-                if connection is not None and not connection.has_room:
+                if wait:
+                    self._held = True
+                    asyncio.get_running_loop().call_later(wait, self._go_on)
+                elif connection is not None and not connection.has_room:
                     self._held = True
                     connection.wait_for_room(self._go_on)
                 elif turn <= 0 and at < size:  # a peer whose frames are all here must not keep the others waiting
@@ -194,6 +210,10 @@ class WebSocket(asyncio.Protocol):
 
     def _go_on(self) -> None:
         """It is our turn, or there is room, again."""
+        connection = self._connection
+        if connection is not None and not connection.has_room:
+            connection.wait_for_room(self._go_on)
+            return
         self._held = False
         data, self._unread = self._unread, None
         if data is not None:
@@ -221,12 +241,16 @@ class WebSocket(asyncio.Protocol):
             connection.receive(message[1])
         elif kind is WSMsgType.BINARY:
             connection.refuse(ProtocolError("bad_json", "Frames are JSON in text, not binary."))
-        elif kind is WSMsgType.PING:
-            self._answer(pong_frame(message[1]))
         elif kind is WSMsgType.CLOSE:
+            if not may_be_said(message[1]):
+                raise Misframed(PROTOCOL_ERROR)
             connection.flush()
             self._finish(WSCloseCode.OK)
             connection.release()
+        elif (bye := self._allowance.control(time.monotonic())) is not None:
+            connection.end(bye)
+        elif kind is WSMsgType.PING:
+            self._answer(pong_frame(message[1]))
 
     def _refuse(self, bye: Bye) -> None:
         """What comes is no WebSocket's: say so in words, as close codes do not reach every client."""

@@ -35,12 +35,14 @@ _CONTINUATION: Final = 0x0
 class Messages:
     """Makes messages of one client's frames. A message in one frame leaves nothing behind."""
 
-    __slots__ = ("_fragments", "_reader", "_readers")
+    __slots__ = ("_fragments", "_reader", "_readers", "held_bytes")
 
     def __init__(self, readers: Readers) -> None:
         self._readers = readers
         self._reader: WebSocketReader | None = None  # has read a part of a message
         self._fragments = 0
+        self.held_bytes = 0
+        """Of the message that has not ended."""
 
     def read(self, frame: bytes) -> WSMessage | None:
         """The message that ends with this frame, which must be a whole one. Raises `Misframed`."""
@@ -55,8 +57,9 @@ class Messages:
         if self._fragments > FRAGMENTS:
             raise Misframed(FRAME_TOO_LARGE)
         reader = self._reader
+        self.held_bytes += len(frame)
         if final:
-            self._reader = None
+            self._reader, self.held_bytes = None, 0
         return self._readers.read(frame, reader)
 
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from gateway.limits.rates import Limits
 from gateway.protocol.errors import FRAME_TOO_LARGE, PROTOCOL_ERROR
 from gateway.transports.websocket import HARD_FRAME_BYTES, WebSocket
 from gateway.transports.wire import FRAGMENTS
@@ -38,7 +39,8 @@ REPORTS = 400
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(cluster: Cluster) -> AsyncIterator[Gateway]:
-    async with temporary_database(cluster) as dsn, in_process(dsn) as running:
+    unbounded = Limits(messages_per_second=0, pings_per_second=0)
+    async with temporary_database(cluster) as dsn, in_process(dsn, limits=unbounded) as running:
         yield running
 
 

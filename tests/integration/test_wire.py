@@ -17,8 +17,7 @@ from aiohttp import ClientSession, WSMsgType, web
 
 from gateway.protocol.burst import ready
 from gateway.protocol.errors import FRAME_TOO_LARGE, PROTOCOL_ERROR
-from gateway.protocol.framing import Misframed, close_frame
-from gateway.transports.websocket import accept_of
+from gateway.protocol.framing import Misframed, close_frame, switching
 from gateway.transports.wire import (
     FRAGMENTS,
     SEND_BUFFER_BYTES,
@@ -417,9 +416,8 @@ async def test_frames_that_were_built_here_are_what_a_client_reads() -> None:
 
     class Sender(Line):
         def data_received(self, data: bytes) -> None:
-            self.transport.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n")
             accept = next(line for line in data.decode().split("\r\n") if line.lower().startswith("sec-websocket-key"))
-            self.transport.write(b"Sec-WebSocket-Accept: " + accept_of(accept.partition(": ")[2]) + b"\r\n\r\n")
+            self.transport.write(switching(accept.partition(": ")[2]))
             self.transport.write(ready(frames) + close_frame(4000, "why"))
 
     async with listening(Sender) as (port, _), ClientSession() as session:

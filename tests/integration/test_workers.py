@@ -18,8 +18,8 @@ import pytest
 import structlog
 
 from gateway.drain import MARGIN_SECONDS
+from gateway.listening import CannotServe
 from gateway.place import VARIABLE
-from gateway.runtime import CannotServe
 from gateway.settings import GatewaySettings, default_bus
 from gateway.siblings import meeting_place
 from gateway.workers import GaveUp, Plan, reserve, supervise

@@ -21,6 +21,8 @@ from gateway.bus.local import LocalBus
 from gateway.bus.port import Hint
 from gateway.connection import Connection
 from gateway.hub import Hub
+from gateway.limits.quotas import Quotas
+from gateway.limits.rates import Limits
 from gateway.protocol.burst import Piece, frames_of
 from gateway.protocol.errors import Bye
 from gateway.replay import Replays
@@ -227,6 +229,7 @@ async def _opened(
             beats=Beats(here.control),
             authenticator=OneTenant(tenant),
             admission=Admission(per_second=0, most_opening=10),
+            quotas=Quotas(Limits(), anonymous=False),
             history=history,
             ping_interval_seconds=3_600.0,
             max_connections=10,

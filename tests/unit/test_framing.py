@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.protocol.errors import FRAME_TOO_LARGE, PROTOCOL_ERROR
-from gateway.protocol.framing import CONTROL_BYTES, Misframed, close_frame, end_of_frame, pong_frame
+from gateway.protocol.framing import CONTROL_BYTES, Misframed, close_frame, end_of_frame, may_be_said, pong_frame
 from tests.support.frames import frame
 
 MOST = 100_000
@@ -57,3 +57,13 @@ def test_control_frames_of_a_server() -> None:
     assert close_frame(4000, "shutting_down") == b"\x88\x0f\x0f\xa0shutting_down"
     assert pong_frame(b"") == b"\x8a\x00"
     assert len(close_frame(4000, "x" * 200)) == 2 + CONTROL_BYTES
+
+
+@pytest.mark.parametrize(
+    ("code", "allowed"),
+    [(0, True), (999, False), (1000, True), (1004, False), (1006, False), (1007, True), (1014, True), (1015, False),
+     (2999, False), (3000, True), (4999, True), (5000, False)],
+)  # fmt: skip
+def test_a_close_code_may_be_said_or_not(code: int, allowed: bool) -> None:
+    """Some only stand for what no frame has said."""
+    assert may_be_said(code) is allowed

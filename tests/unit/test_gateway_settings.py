@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.limits.rates import Limits
 from gateway.settings import DEFAULT_PORT, GatewaySettings, is_loopback
 from ledger.errors import SettingsError
 from ledger.settings import LedgerSettings
@@ -111,7 +112,7 @@ def test_an_origin_is_a_scheme_a_host_and_a_port(origin: str) -> None:
 @pytest.mark.parametrize(
     "origin",
     [
-        "", "*", "null", "app.example", "https://", "https://*.example", "https://app.example/", "https://app.example/x",
+        "", "app.example", "https://", "https://*.example", "https://app.example/", "https://app.example/x",
         "https://app.example?x", "https://app.example#x", "ftp://app.example", "//app.example", "https://[::1",
         "https://App.example", "HTTPS://app.example", "https://me@app.example", "https://app.example https://b.example/",
     ],
@@ -119,6 +120,42 @@ def test_an_origin_is_a_scheme_a_host_and_a_port(origin: str) -> None:
 def test_what_no_browser_could_send_is_no_origin(origin: str) -> None:
     """It would never match: better to say so at the start."""
     assert refused(allowed_origins=("https://good.example", origin)).startswith(f"Allowed origin {origin!r} is not an")
+
+
+@pytest.mark.parametrize("origin", ["*", "null"])
+def test_everybody_is_no_origin(origin: str) -> None:
+    """A page in a sandbox says `null`, whoever has made it."""
+    assert refused(allowed_origins=(origin,)).startswith(f"Allowed origin {origin!r} would let in pages that nobody")
+
+
+@pytest.mark.parametrize("network", ["", "proxy.example", "10.0.0.1/8", "10.0.0.0/33", "::1/129", "10.0.0.1:80"])
+def test_a_trusted_proxy_is_a_network(network: str) -> None:
+    """Written without a bit that does not belong to it: that would be a slip."""
+    assert refused(trusted_proxies=("10.0.0.1", network)).startswith(f"Trusted proxy {network!r} is not a network")
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0"])
+def test_not_everybody_is_a_trusted_proxy(network: str) -> None:
+    """Any client could then choose its address."""
+    assert "everybody" in refused(trusted_proxies=(network,))
+
+
+def test_proxies_limits_and_tls_come_from_the_environment() -> None:
+    """As all else; a certificate is nothing without its key."""
+    settings = GatewaySettings.compose(
+        {
+            "LEDGERWIRE_TRUSTED_PROXIES": "10.0.0.0/8, fd00::/8",
+            "LEDGERWIRE_LIMIT_REPORTS_PER_SECOND": "7",
+            "LEDGERWIRE_TLS_CERT": "/c.pem",
+            "LEDGERWIRE_TLS_KEY": "/k.pem",
+        }
+    )
+    assert settings.trusted_proxies == ("10.0.0.0/8", "fd00::/8")
+    assert settings.limits == Limits(reports_per_second=7)
+    assert (settings.tls_cert, settings.tls_key) == (Path("/c.pem"), Path("/k.pem"))
+    assert GatewaySettings.unknown_variables({"LEDGERWIRE_LIMIT_REPORTS_PER_SECOND": "7"}) == []
+    for one in ({"tls_cert": Path("c")}, {"tls_key": Path("k")}):
+        assert refused(**one) == "TLS needs both: --tls-cert FILE and --tls-key FILE, in PEM."
 
 
 @pytest.mark.parametrize("port", [-1, 65_536])

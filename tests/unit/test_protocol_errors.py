@@ -29,9 +29,10 @@ def test_a_code_that_is_not_in_the_table_cannot_be_written() -> None:
 
 
 def test_what_may_be_sent_again_is_a_fault_of_the_server() -> None:
-    """And the other way round: 5xx and retryable go together; but for a body that was too long on its way (408)."""
+    """And the other way round: 5xx and retryable go together. But not where time is all that is wrong: a body that was
+    too long on its way (408), a message that comes too soon (429)."""
     assert {code for code, error in ERRORS.items() if error.retryable} == {
-        code for code, error in ERRORS.items() if error.http >= 500 or code == "request_timeout"
+        code for code, error in ERRORS.items() if error.http >= 500 or code in {"request_timeout", "rate_limited"}
     }
 
 

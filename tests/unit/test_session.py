@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from gateway.limits.allowance import Allowance
+from gateway.limits.quotas import Quotas
+from gateway.limits.rates import Limits
+from gateway.protocol.budget import Budget
 from gateway.protocol.effects import Authenticate, Beats, Close, Effect, Read, Send, Submit, Want, Watch
 from gateway.protocol.errors import (
     EPOCH_CHANGED,
@@ -30,11 +34,11 @@ START = 1_000.0
 HELLO = '{"type":"hello","v":1}'
 
 
-def session(*, phase: float = 0.0) -> Session:
+def session(*, phase: float = 0.0, budget: Budget | None = None) -> Session:
     """A connection that has just been made; a ping is due every 10 s."""
     return Session(
         session_id="s-1", epoch="e-1", ping_interval_seconds=10.0, ping_phase=phase,
-        server_time=datetime(2026, 1, 1, tzinfo=UTC), now=START,
+        server_time=datetime(2026, 1, 1, tzinfo=UTC), now=START, budget=budget,
     )  # fmt: skip
 
 
@@ -346,6 +350,44 @@ def test_the_moment_that_is_named_is_the_moment_when_something_is_done(interval:
             checked += 1
         assert made.is_dead(silent_since=heard_at, now=now)
     assert checked >= 400
+
+
+def limited(**limits: float) -> tuple[Session, Quotas]:
+    """A connection after hello, and the quotas that it has a part in."""
+    quotas = Quotas(Limits(**limits), anonymous=False)
+    made = session(budget=Allowance(quotas, None, START))
+    ask(made, type="hello", v=1)
+    return made, quotas
+
+
+def test_a_message_beyond_a_limit_is_refused_by_its_id() -> None:
+    """Also where it is one of many in a frame; those before it have their effect."""
+    made, _ = limited(reports_per_second=1)
+    made.authenticated("tenant", "me")
+    frame = json.dumps([{"type": "report", "id": n, "task_id": "t"} for n in range(3)])
+    effects = hear(made, frame)
+    assert [type(effect) for effect in effects] == [Submit, Submit, Send]
+    (refusal,) = said(effects)
+    assert (refusal["id"], refusal["error"]["code"], refusal["error"]["retryable"]) == (2, "rate_limited", True)
+    assert refusal["error"]["retry_after_ms"] == 1_000
+
+
+def test_who_pings_too_often_is_told_goodbye() -> None:
+    """And what stands behind it in the frame is not looked at."""
+    made, _ = limited(pings_per_second=1)
+    made.authenticated("tenant", "me")
+    effects = hear(made, json.dumps([{"type": "ping"}] * 5))
+    assert [frame.get("reason", frame["type"]) for frame in said(effects)] == ["pong", "pong", "rate_limited"]
+    assert made.closed
+
+
+def test_who_has_too_many_connections_is_told_goodbye_instead_of_welcome() -> None:
+    """Nothing may follow, also on behalf of a peer that cannot speak."""
+    made, quotas = limited(principal_connections=1)
+    Allowance(quotas, None, START).join("tenant", "me")
+    assert [frame["reason"] for frame in said(made.authenticated("tenant", "me"))] == ["rate_limited"]
+    assert made.watch_one("t", None) == []
+    assert made.authenticated("tenant", "me") == []
 
 
 def test_a_notice_is_told_to_everybody_who_is_welcome() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import orjson
+import pytest
 
-from gateway.telemetry import one_name_for_a_task
+from gateway.telemetry import UNSAFE, one_name_for_a_task
 from tests.support.gateway import ROOT
 
 PROGRAM = """
@@ -45,3 +47,37 @@ def test_a_task_id_that_is_there_wins_over_the_alias() -> None:
     """`trace_id` never overwrites `task_id`."""
     assert one_name_for_a_task(None, "info", {"trace_id": "old", "task_id": "t"}) == {"task_id": "t"}
     assert one_name_for_a_task(None, "info", {"event": "e"}) == {"event": "e"}
+
+
+HOSTILE = "a\nb\x1b[31m\x7f\x9b31m\u202egnp\u2066\u2028\u200b\ufeffend"
+TERMINAL = """
+import ast, sys, structlog
+from gateway.telemetry import configure_logging
+configure_logging("info", json=sys.argv[1] == "json")
+text = ast.literal_eval(sys.argv[2])
+log = structlog.get_logger("a")
+log.info("reported", stage=text, many=[text], half="\\ud800")
+try:
+    raise ValueError(text)
+except ValueError:
+    log.exception("fault")
+"""
+
+
+@pytest.mark.parametrize("form", ["json", "terminal"])
+def test_text_from_outside_stays_in_its_line(form: str) -> None:
+    """No line begins, no terminal is told anything, no text is reversed or unseen; and JSON gives back what it was."""
+    command = [sys.executable, "-c", TERMINAL, form, ascii(HOSTILE)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=30)
+    lines = done.stderr.decode().splitlines(keepends=True)
+    ours = "".join(lines)
+    if form == "terminal":
+        ours = re.sub("\x1b\\[[0-9;]*m", "", ours)  # its own colours
+    assert not UNSAFE.search(ours.replace("\n", ""))
+    assert done.stderr.count(b"end") >= 3, "it is there"
+    assert "[31m" in ours, "and can be read"
+    assert b"Logging error" not in done.stderr
+    if form == "json":
+        first, second = [orjson.loads(line) for line in lines]
+        assert (first["stage"], first["many"]) == (HOSTILE, [HOSTILE])
+        assert second["exception"][0]["exc_value"] == HOSTILE
