@@ -1,4 +1,4 @@
-"""The command line: `ledgerwire serve | migrate | epoch | healthcheck`.
+"""The command line: `ledgerwire serve | migrate | epoch | key | healthcheck`.
 
 Exit status: 0 all went well · 1 not healthy · 69 something it needs is not there (database, port) · 78 wrong setting.
 """
@@ -20,7 +20,7 @@ import structlog
 import uvloop
 from msgspec.structs import replace
 
-from gateway import runtime
+from gateway import key_command, runtime
 from gateway.bus.own_nats import OwnNats
 from gateway.place import Place, Word
 from gateway.settings import BUSES, DEFAULT_PORT, LOG_LEVELS, GatewaySettings
@@ -43,8 +43,8 @@ EMBEDDED_SPARE_CONNECTIONS: Final = 20
 
 _EPILOG: Final = """\
 Every option of `serve` has an environment variable: LEDGERWIRE_HOST, LEDGERWIRE_PORT, LEDGERWIRE_WORKERS,
-LEDGERWIRE_ALLOWED_ORIGINS, LEDGERWIRE_TOKEN_FILE, LEDGERWIRE_BUS, LEDGERWIRE_BUS_URL, LEDGERWIRE_LOG_LEVEL,
-LEDGERWIRE_DATA_DIR; the database is DATABASE_URL.
+LEDGERWIRE_ALLOWED_ORIGINS, LEDGERWIRE_TOKEN_FILE, LEDGERWIRE_AUTH_FILE, LEDGERWIRE_BUS, LEDGERWIRE_BUS_URL,
+LEDGERWIRE_LOG_LEVEL, LEDGERWIRE_DATA_DIR; the database is DATABASE_URL.
 Pools, time-outs and leases: docs/operations.md.
 """
 _EPOCH: Final = """\
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="run a gateway; without DATABASE_URL also a PostgreSQL of its own")
-    serve.add_argument("--host", help="address to listen on (default 127.0.0.1); others need --token-file")
+    serve.add_argument("--host", help="address to listen on (default 127.0.0.1); others need authentication")
     serve.add_argument("--port", type=int, help=f"port to listen on (default {DEFAULT_PORT}; 0: any)")
     serve.add_argument(
         "--workers",
@@ -114,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         help="pages of this origin may connect, for example https://app.example; may be given several times",
     )
     serve.add_argument("--token-file", type=Path, metavar="FILE", help="lines of `tenant subject token`; chmod 600")
+    serve.add_argument("--auth-file", type=Path, metavar="FILE", help="whose JWTs are believed: docs/security.md")
     serve.add_argument(
         "--bus",
         choices=BUSES,
@@ -151,6 +152,8 @@ def _parser() -> argparse.ArgumentParser:
     epoch_.add_argument("--data-dir", type=Path, metavar="FOLDER", help="where its own PostgreSQL keeps its data")
     epoch_.set_defaults(run=_epoch)
 
+    key_command.add_parser(commands)
+
     health = commands.add_parser("healthcheck", help="exit 0 when a gateway is alive, else 1 and say why")
     health.add_argument("--ready", action="store_true", help="ask whether it can serve: no in a database outage")
     health.add_argument(
@@ -170,6 +173,7 @@ def _serve(options: argparse.Namespace) -> int:
         workers=options.workers,
         allowed_origins=None if options.allowed_origins is None else tuple(options.allowed_origins),
         token_file=options.token_file,
+        auth_file=options.auth_file,
         bus=options.bus,
         bus_url=options.bus_url,
         log_level=options.log_level,
@@ -184,7 +188,7 @@ def _serve(options: argparse.Namespace) -> int:
         structlog.contextvars.bind_contextvars(process=place.number)
     elif settings.workers > 1:
         return _supervise(settings, options.arguments)
-    runtime.authenticator(settings)  # what can be wrong with it is better said before a database is started
+    runtime.authentication(settings)  # what can be wrong with it is better said before a database is started
     with ExitStack() as stack:
         settings, dsn, they_run = _own_servers(settings, stack)
         uvloop.run(runtime.serve(settings, dsn, database_runs=they_run, place=place))
@@ -193,7 +197,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _supervise(settings: GatewaySettings, arguments: Sequence[str]) -> int:
     """Start the processes with the same arguments, on the port and the servers that this one has for them."""
-    runtime.authenticator(settings)
+    runtime.authentication(settings)
     sockets, port = reserve(settings.host, settings.port)
     with ExitStack() as stack:
         for each in sockets:

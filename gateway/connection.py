@@ -16,8 +16,9 @@ from functools import partial
 
 import structlog
 
+from gateway.audit import audited
 from gateway.auth import Principal
-from gateway.identity import identify
+from gateway.identity import identify, introduce
 from gateway.inflow import Inflow
 from gateway.outbox import OutboxFull
 from gateway.protocol.burst import Burst
@@ -31,7 +32,7 @@ from gateway.services import Services
 from gateway.topics import BEGUN_ANEW
 from ledger.batch import Outcome
 from ledger.errors import LedgerError
-from ledger.model import Head, Key
+from ledger.model import Head, Key, Report
 
 log = structlog.get_logger(__name__)
 
@@ -103,6 +104,7 @@ class Connection:
                 self._submit(effect)
             elif isinstance(effect, Authenticate):
                 self._perform(await identify(self.session, self._services, effect, self._token))
+                self._arm()  # the token has its own time
             else:
                 self._perform((effect,))
         self._settle_down()
@@ -115,8 +117,9 @@ class Connection:
 
     def watch_one(self, principal: Principal, task_id: str, after: Cursor | None) -> None:
         """Open the session and subscribe on behalf of a peer that cannot speak."""
-        self._perform(self.session.authenticated(principal.tenant, principal.subject))
+        self._perform(introduce(self.session, principal))
         self._do(self.session.watch_one(task_id, after))
+        self._arm()
 
     @property
     def one_way(self) -> bool:
@@ -229,8 +232,11 @@ class Connection:
             self._transport.abort()
 
     def _submit(self, effect: Submit) -> None:
+        tell, request = partial(self._settled, effect.id), effect.request
         try:
-            self._services.writer.post(effect.request, partial(self._settled, effect.id))
+            self._services.writer.post(
+                request, tell if isinstance(request, Report) else audited(self.session, request, tell)
+            )
         except LedgerError as error:
             self._perform(self.session.settled(effect.id, as_protocol_error(error)))
         else:

@@ -20,9 +20,12 @@ import structlog
 from aiohttp import web
 
 from gateway.admission import Admission
-from gateway.auth import Anyone, Authenticator, TokenFile
+from gateway.auth.api_keys import ApiKeySource, Rechecks
+from gateway.auth.choice import Sources
+from gateway.auth.tickets import TicketOffice
 from gateway.bus.choice import chosen
 from gateway.bus.port import Hint
+from gateway.connection import Connection
 from gateway.drain import Drain
 from gateway.figures import Family
 from gateway.http import app as http_app
@@ -30,11 +33,13 @@ from gateway.http.ops import Health
 from gateway.hub import REREAD_SECONDS, Hub
 from gateway.metrics import Metrics
 from gateway.place import SIGN_SECONDS, Place, Word
+from gateway.principal import Principal
 from gateway.replay import Replays
 from gateway.services import Services
 from gateway.settings import GatewaySettings
 from gateway.siblings import all_figures, answering
 from gateway.transports.wire import bound_send_buffers
+from ledger.api_keys import ApiKeys
 from ledger.epoch import History
 from ledger.errors import Unavailable
 from ledger.leases import Beats
@@ -43,6 +48,7 @@ from ledger.pool import Pools
 from ledger.reader import Reader
 from ledger.reaper import Reaper
 from ledger.settings import redacted
+from ledger.tickets import Tickets
 from ledger.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -129,7 +135,8 @@ async def running(
 ) -> AsyncIterator[int]:
     """A gateway that serves while the context is open; gives the port it listens on."""
     async with AsyncExitStack() as stack:
-        who = authenticator(settings)
+        sources = authentication(settings)
+        stack.push_async_callback(sources.close)
         await bring_up_to_date(settings, settings.ledger.direct_database_url or dsn)
         drain = Drain(settings.drain_seconds)
         admission = Admission(per_second=settings.connect_rate, most_opening=settings.max_opening)
@@ -161,13 +168,18 @@ async def running(
         beats.start()
         stack.push_async_callback(beats.close)
         stack.push_async_callback(_cancelled, asyncio.create_task(hub.run(), name="hub"))
+        api_keys = ApiKeys(pools.read)
+        keys = ApiKeySource(api_keys)
+        rechecks = Rechecks(api_keys, keys, partial(_connections, hub))
+        stack.push_async_callback(_cancelled, asyncio.create_task(rechecks.run(), name="api keys"))
         services = Services(
             hub=hub,
             writer=writer,
             reader=reader,
             replays=Replays(reader),
             beats=beats,
-            authenticator=who,
+            authenticator=sources.door(keys),
+            tickets=TicketOffice(Tickets(pools.control)),
             admission=admission,
             history=history,
             ping_interval_seconds=settings.ping_interval_seconds,
@@ -225,9 +237,14 @@ async def _figures(metrics: Metrics, place: Place | None) -> Sequence[Family]:
     return await all_figures(place.folder, str(place.number), metrics.families)
 
 
-def authenticator(settings: GatewaySettings) -> Authenticator:
-    """Who tells who is connected. Raises `SettingsError` when the token file cannot be used."""
-    return Anyone() if settings.token_file is None else TokenFile.read(settings.token_file)
+def authentication(settings: GatewaySettings) -> Sources:
+    """Who tells who is connected. Raises `SettingsError` when a file cannot be used."""
+    return Sources.read(settings.token_file, settings.auth_file)
+
+
+def _connections(hub: Hub) -> list[tuple[Principal, Connection]]:
+    connections = (watcher for watcher in hub.everyone if isinstance(watcher, Connection))
+    return [(each.session.rights.principal, each) for each in connections if each.session.rights is not None]
 
 
 async def bring_up_to_date(settings: GatewaySettings, dsn: str) -> None:
@@ -263,8 +280,9 @@ async def _look_at_database(pools: Pools) -> None:
 
 def facts(settings: GatewaySettings) -> dict[str, object]:
     """What an operator wants to see when a gateway listens."""
-    authentication = "none, loopback only" if settings.loopback_only else "token file"
-    return {"version": product_version(), "authentication": authentication}
+    files = {"auth file": settings.auth_file, "token file": settings.token_file}
+    given = [name for name, file in files.items() if file is not None]
+    return {"version": product_version(), "authentication": ", ".join(given) or "none, loopback only"}
 
 
 async def _listen(runner: web.AppRunner, settings: GatewaySettings, *, shared: bool) -> int:

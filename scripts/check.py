@@ -22,6 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 CORE = ",".join((
+    "gateway/principal.py", "gateway/auth/keyring.py", "gateway/auth/tokens.py",
     "gateway/protocol/*", "gateway/outbox.py", "gateway/admission.py",
     "gateway/bus/hints.py", "gateway/bus/unsent.py", "gateway/bus/servers.py",
     "ledger/machine.py", "ledger/model.py", "ledger/errors.py", "ledger/decide.py", "ledger/receipts.py",

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from aiohttp import web
 
-from gateway.http import guard, ingest, ops, tasks
+from gateway.http import guard, ingest, ops, tasks, tickets
 from gateway.http.problems import problems
 from gateway.protocol.codec import FRAME_BYTES
 from gateway.services import Services
@@ -25,7 +25,7 @@ def build(
         middlewares=[
             problems,
             guard.origin_guard(allowed_origins, loopback_only=loopback_only),
-            guard.identity(services.authenticator),
+            guard.identity(services.authenticator, services.tickets),
         ],
         client_max_size=FRAME_BYTES,
     )
@@ -37,5 +37,6 @@ def build(
     app.on_response_prepare.append(ops.hang_up)
     app.add_routes(tasks.routes)
     app.add_routes(ingest.routes)
+    app.add_routes(tickets.routes)
     app.add_routes(ops.routes)
     return app
