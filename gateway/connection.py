@@ -46,7 +46,6 @@ class Connection:
     )  # fmt: skip
 
     def __init__(self, services: Services, transport: Transport, *, token: str | None = None) -> None:
-        now = time.monotonic()
         self.id = "s-" + secrets.token_hex(6)
         self.session = Session(
             session_id=self.id,
@@ -54,7 +53,7 @@ class Connection:
             ping_interval_seconds=services.ping_interval_seconds,
             ping_phase=secrets.randbelow(1000) / 1000,
             server_time=datetime.now(UTC),
-            now=now,
+            now=time.monotonic(),
         )
         self._services = services
         self._transport = transport
@@ -232,11 +231,10 @@ class Connection:
             self._transport.abort()
 
     def _submit(self, effect: Submit) -> None:
-        tell, request = partial(self._settled, effect.id), effect.request
+        settled, request = partial(self._settled, effect.id), effect.request
+        tell = settled if isinstance(request, Report) else audited(self.session, request, settled)
         try:
-            self._services.writer.post(
-                request, tell if isinstance(request, Report) else audited(self.session, request, tell)
-            )
+            self._services.writer.post(request, tell)
         except LedgerError as error:
             self._perform(self.session.settled(effect.id, as_protocol_error(error)))
         else:
