@@ -304,8 +304,6 @@ class Connection:
         self._task = None
         self.release()
 
-    # Time
-
     def _arm(self) -> None:
         if self._bye is None:
             self._services.wheel.put(self, self.session.next_tick())

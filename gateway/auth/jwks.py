@@ -57,6 +57,7 @@ class Jwks:
         self._keys: dict[str, Key] = {}
         self._fetched_at: float | None = None
         self._asked_at: float | None = None
+        self._answered = False  # the last time it was asked
         self._fetching: asyncio.Task[None] | None = None
         self.fetches = 0
         """Since the start."""
@@ -64,7 +65,7 @@ class Jwks:
     async def find(self, kid: str | None) -> Key | None:
         """The key; None when the issuer has no such key.
 
-        Raises `ProtocolError` `unavailable` when that cannot be said: the issuer has not answered for too long.
+        Raises `ProtocolError` `unavailable` when that cannot be said: the issuer has not answered the last time.
         """
         key = self._keys.get(kid or "") if self._age() < self._kept_seconds else None
         if key is None or self._age() >= self._fresh_seconds:
@@ -72,7 +73,7 @@ class Jwks:
             if key is None and fetching is not None:
                 await asyncio.wait([fetching])  # it ends by its own clock, whoever waits for it
                 key = self._keys.get(kid or "")
-        if key is None and self._age() >= self._kept_seconds:
+        if key is None and not self._answered:
             raise ProtocolError(
                 "unavailable",
                 "The keys of this token's issuer cannot be fetched now; try again.",
@@ -105,8 +106,10 @@ class Jwks:
             self._keys = keys_of(await self._document(), self._algorithms)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError) as error:
             detail = str(error) if isinstance(error, KeyRefused) else type(error).__name__
+            self._answered = False
             log.warning("jwks_not_fetched", issuer=self._issuer, url=self._url, detail=detail, kept=len(self._keys))
         else:
+            self._answered = True
             self._fetched_at = time.monotonic()
             log.info("jwks_fetched", issuer=self._issuer, keys=len(self._keys))
         finally:

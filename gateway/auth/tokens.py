@@ -72,8 +72,6 @@ def claimed(token: str) -> Claimed:
     issuer, kid, algorithm = claims.get("iss"), header.get("kid"), header.get("alg")
     if not isinstance(issuer, str) or not isinstance(algorithm, str) or not isinstance(kid, str | None):
         raise TokenRefused("malformed")
-    if "crit" in header:
-        raise TokenRefused("critical_header")  # something that it wants understood, and nobody here does
     return Claimed(issuer, kid, algorithm)
 
 
