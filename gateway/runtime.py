@@ -20,7 +20,7 @@ import structlog
 from aiohttp import web
 
 from gateway.admission import Admission
-from gateway.auth.api_keys import ApiKeySource, Rechecks
+from gateway.auth.api_keys import RECHECK_SECONDS, ApiKeySource, Rechecks
 from gateway.auth.choice import Sources
 from gateway.auth.tickets import TicketOffice
 from gateway.bus.choice import chosen
@@ -131,7 +131,12 @@ async def _give_signs(place: Place, listening: asyncio.Event) -> None:
 
 @asynccontextmanager
 async def running(
-    settings: GatewaySettings, dsn: str, place: Place | None = None, *, reread_seconds: float = REREAD_SECONDS
+    settings: GatewaySettings,
+    dsn: str,
+    place: Place | None = None,
+    *,
+    reread_seconds: float = REREAD_SECONDS,
+    recheck_seconds: float = RECHECK_SECONDS,
 ) -> AsyncIterator[int]:
     """A gateway that serves while the context is open; gives the port it listens on."""
     async with AsyncExitStack() as stack:
@@ -169,8 +174,8 @@ async def running(
         stack.push_async_callback(beats.close)
         stack.push_async_callback(_cancelled, asyncio.create_task(hub.run(), name="hub"))
         api_keys = ApiKeys(pools.read)
-        keys = ApiKeySource(api_keys)
-        rechecks = Rechecks(api_keys, keys, partial(_connections, hub))
+        keys = ApiKeySource(api_keys, believed_seconds=recheck_seconds)
+        rechecks = Rechecks(api_keys, keys, partial(_connections, hub), seconds=recheck_seconds)
         stack.push_async_callback(_cancelled, asyncio.create_task(rechecks.run(), name="api keys"))
         services = Services(
             hub=hub,

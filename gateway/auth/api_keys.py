@@ -28,12 +28,11 @@ log = structlog.get_logger(__name__)
 
 PREFIX: Final = "lwk_"
 SECRET_BYTES: Final = 32
-BELIEVED_SECONDS: Final = 30.0
-"""Half of the minute within which a revoked key is out."""
 REMEMBERED: Final = 10_000
 """Keys of which the ledger need not be asked again; some 500 bytes each."""
 RECHECK_SECONDS: Final = 25.0
-"""Between two looks at the keys of open connections: with one look that fails, still within a minute."""
+"""So long is a key believed, and between two looks at those of open connections: with one look that fails, a revoked
+one is still out within a minute."""
 _FORM: Final = re.compile(r"lwk_([0-9a-f]{16})_([A-Za-z0-9_-]{43})", re.ASCII)
 
 
@@ -62,7 +61,7 @@ def principal_of(key: ApiKey) -> Principal:
 class ApiKeySource:
     """Checks API keys."""
 
-    def __init__(self, keys: ApiKeys, *, believed_seconds: float = BELIEVED_SECONDS) -> None:
+    def __init__(self, keys: ApiKeys, *, believed_seconds: float = RECHECK_SECONDS) -> None:
         self._keys = keys
         self._believed_seconds = believed_seconds
         self._known: OrderedDict[str, tuple[float, ApiKey]] = OrderedDict()

@@ -67,12 +67,12 @@ class Jwks:
 
         Raises `ProtocolError` `unavailable` when that cannot be said: the issuer has not answered the last time.
         """
-        key = self._keys.get(kid or "") if self._age() < self._kept_seconds else None
+        key = self._known(kid)
         if key is None or self._age() >= self._fresh_seconds:
             fetching = self._fetch()
             if key is None and fetching is not None:
                 await asyncio.wait([fetching])  # it ends by its own clock, whoever waits for it
-                key = self._keys.get(kid or "")
+                key = self._known(kid)
         if key is None and not self._answered:
             raise ProtocolError(
                 "unavailable",
@@ -86,6 +86,9 @@ class Jwks:
         if self._fetching is not None:
             self._fetching.cancel()
             await asyncio.wait([self._fetching])
+
+    def _known(self, kid: str | None) -> Key | None:
+        return self._keys.get(kid or "") if self._age() < self._kept_seconds else None
 
     def _age(self) -> float:
         return float("inf") if self._fetched_at is None else time.monotonic() - self._fetched_at
