@@ -58,13 +58,11 @@ def guarded(principal: Principal, verb: Verb, request: R) -> R:
 
 def wish(principal: Principal, message: messages.Report | messages.Create | messages.Cancel) -> Request:
     """What a message asks of the ledger, as this principal may ask it. Raises `ProtocolError` as `requests` does."""
-    match message:
-        case messages.Report():
-            return guarded(principal, "report", report_request(principal.tenant, message))
-        case messages.Create():
-            return guarded(principal, "create", create_request(principal.tenant, message))
-        case messages.Cancel():
-            return guarded(principal, "cancel", cancel_request(principal.tenant, message))
+    if isinstance(message, messages.Report):
+        return guarded(principal, "report", report_request(principal.tenant, message))
+    if isinstance(message, messages.Create):
+        return guarded(principal, "create", create_request(principal.tenant, message))
+    return guarded(principal, "cancel", cancel_request(principal.tenant, message))
 
 
 def check(principal: Principal, verb: Verb) -> None:

@@ -108,8 +108,9 @@ async def in_process(
 ) -> AsyncIterator[Gateway]:
     """A gateway on this event loop, on a port of its own."""
     given: dict[str, Any] = {"ledger": generous(database_url=dsn), "port": 0, "drain_seconds": 1.0, **settings}
-    looks = {"reread_seconds": reread_seconds, "recheck_seconds": recheck_seconds}
-    async with running(GatewaySettings(**given), dsn, **looks) as port:
+    async with running(
+        GatewaySettings(**given), dsn, reread_seconds=reread_seconds, recheck_seconds=recheck_seconds
+    ) as port:
         yield Gateway(port)
 
 

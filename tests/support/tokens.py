@@ -38,15 +38,19 @@ def public_pem(key: PrivateKey) -> bytes:
 
 def jwk(key: PrivateKey, kid: str, **members: Any) -> dict[str, Any]:
     """The public key as a JWKS document has it."""
-    algorithms = {RSAPrivateKey: jwt.algorithms.RSAAlgorithm, EllipticCurvePrivateKey: jwt.algorithms.ECAlgorithm}
-    made = next((each for kind, each in algorithms.items() if isinstance(key, kind)), jwt.algorithms.OKPAlgorithm)
-    assert not isinstance(key, bytes)
-    return {**json.loads(made.to_jwk(key.public_key())), "kid": kid, "use": "sig", **members}
+    if isinstance(key, RSAPrivateKey):
+        made = jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key())
+    elif isinstance(key, EllipticCurvePrivateKey):
+        made = jwt.algorithms.ECAlgorithm.to_jwk(key.public_key())
+    else:
+        assert isinstance(key, Ed25519PrivateKey)
+        made = jwt.algorithms.OKPAlgorithm.to_jwk(key.public_key())
+    return {**json.loads(made), "kid": kid, "use": "sig", **members}
 
 
 def token(key: PrivateKey, algorithm: str, *, kid: str | None = "k1", lasts: float = 3_600, **claims: Any) -> str:
     """A token of issuer `home` for alice; a claim that is None is left out."""
-    said = {"iss": "home", "aud": AUDIENCE, "sub": "alice", "exp": time.time() + lasts, **claims}
+    said: dict[str, Any] = {"iss": "home", "aud": AUDIENCE, "sub": "alice", "exp": time.time() + lasts, **claims}
     headers = {} if kid is None else {"kid": kid}
     return jwt.encode({k: v for k, v in said.items() if v is not None}, key, algorithm=algorithm, headers=headers)
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1
 from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as generate_ec
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as generate_rsa
 
-from gateway.auth.keyring import ALGORITHMS, JWKS_KEYS, KeyRefused, keys_of, public_key, secret_key
+from gateway.auth.keyring import ALGORITHMS, JWKS_KEYS, Algorithm, KeyRefused, keys_of, public_key, secret_key
 from tests.support.tokens import jwk, private_key, public_pem
 
-PUBLIC = ("RS256", "ES256", "EdDSA")
+PUBLIC: Final[tuple[Algorithm, ...]] = ("RS256", "ES256", "EdDSA")
 
 
 def test_a_secret_has_thirty_two_bytes() -> None:

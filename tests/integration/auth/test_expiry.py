@@ -13,8 +13,8 @@ from tests.support.tokens import SECRET, token
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-def lasting(seconds: float, **claims: object) -> str:
-    return token(SECRET, "HS256", iss="acme", lasts=seconds, **{"ledgerwire": ["*:all"], **claims})
+def lasting(seconds: float, sub: str = "alice") -> str:
+    return token(SECRET, "HS256", iss="acme", lasts=seconds, sub=sub, ledgerwire=["*:all"])
 
 
 async def test_a_refresh_keeps_the_socket_and_its_subscriptions(gateway: Gateway) -> None:

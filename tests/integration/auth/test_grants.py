@@ -33,7 +33,7 @@ WRITES: tuple[tuple[str, Any], ...] = (
 
 
 def bearer(who: str, subject: str = "alice", *grants: str) -> str:
-    return token(SECRET, "HS256", iss=who, sub=subject, **({"ledgerwire": list(grants)} if grants else {}))
+    return token(SECRET, "HS256", iss=who, sub=subject, ledgerwire=list(grants) or None)
 
 
 class Visitor:
