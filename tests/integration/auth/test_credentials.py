@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import sys
 
 import aiohttp
 import asyncpg
 import pytest
 
+from gateway.__main__ import main
 from gateway.auth.tickets import TICKETS
 from tests.support.gateway import ROOT, Gateway, GatewayProcess
 from tests.support.http import Http
 from tests.support.postgres import temporary_folder
-from tests.support.tokens import SECRET, auth_file, token
+from tests.support.tokens import SECRET, auth_file, part, token
 from tests.support.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -69,18 +71,65 @@ async def test_a_key_lets_its_owner_in_until_it_is_revoked(dsn: str, gateway: Ga
         await peer.expect("bye", code=4501, reason="unauthenticated")
     (await http("POST /v1/tasks/of-a-key/transitions", {}, **headers)).is_problem("unauthenticated")
     assert "revoked" in (await key(dsn, "list"))[0][0]
+    assert "There is no key lwk_0000" in (await key(dsn, "revoke", "lwk_0000", status=78))[1]
 
 
-async def test_a_slip_of_the_pen_is_named(dsn: str) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--tenant", "acme", "--grant", "fly:all"), "A grant begins with verbs"),
+        (("--tenant", "acme", "--days", "0"), "must be 1 to"),
+        (("--tenant", "a b"), "are names"),
+    ],
+)
+async def test_a_slip_of_the_pen_is_named(
+    arguments: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With status 78, as every wrong setting."""
-    create = ("create", "--tenant", "acme", "--subject", "s")
-    for arguments, sentence in (
-        ((*create, "--grant", "fly:all"), "A grant begins with verbs"),
-        ((*create, "--days", "0"), "must be 1 to"),
-        (("create", "--tenant", "a b", "--subject", "s"), "are names"),
-        (("revoke", "lwk_0000"), "There is no key lwk_0000"),
-    ):
-        assert sentence in (await key(dsn, *arguments, status=78))[1]
+    assert main(["key", "create", "--subject", "s", *arguments]) == 78
+    assert sentence in capsys.readouterr().err
+
+
+async def test_tampered_tokens_come_in_nowhere(http: Http, seed: int) -> None:
+    """By header and by hello, all get the same words; the one that they were made of comes in."""
+    good = token(SECRET, "HS256", iss="acme")
+    wrong = [good[:i] + ("A" if good[i] != "A" else "B") + good[i + 1 :] for i in range(0, len(good), 9)]
+    head, body, _ = good.split(".")
+    wrong += [f"{part({'alg': 'none', 'kid': 'k1'})}.{body}.", f"{head}.{body}.", f"{good}A", f"{head}.{body}"]
+    wrong += [token(SECRET, "HS256", iss=iss) for iss in ("home", "gamma")]
+    wrong += [token(SECRET, "HS256", iss="acme", aud="x"), token(SECRET, "HS256", iss="acme", lasts=-1)]
+    wrong += [token(SECRET, "HS256", iss="acme", kid="k2"), token(SECRET, "HS256", iss="acme", pad="x" * 4_000)]
+    random.Random(seed).shuffle(wrong)
+    bodies = set()
+    for text in wrong:
+        answer = await http("GET /v1/tasks", Authorization=f"Bearer {text}")
+        answer.is_problem("unauthenticated")
+        bodies.add(answer.text)
+    assert len(bodies) == 1
+    for text in wrong[:10]:
+        async with http.gateway.client(hello=False) as peer:
+            await peer.send(type="hello", v=1, token=text)
+            await peer.expect("bye", code=4501, reason="unauthenticated")
+    assert (await http("GET /v1/tasks", Authorization=f"Bearer {good}")).status == 200
+    assert len(wrong) >= 30
+
+
+async def test_a_secret_that_is_too_short_or_open_stops_the_start(dsn: str) -> None:
+    """Status 78 and the cure, before anything listens."""
+    with temporary_folder() as folder:
+        file = auth_file(folder)
+        for content, mode, cure in ((SECRET[:31], 0o600, "at least 32 bytes"), (SECRET, 0o644, "run: chmod 600")):
+            (folder / "secret").write_bytes(content)
+            (folder / "secret").chmod(mode)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "gateway", "serve", "--host", "0.0.0.0", "--auth-file", str(file),
+                cwd=ROOT, env={**os.environ, "DATABASE_URL": dsn}, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            async with asyncio.timeout(WAIT_SECONDS):
+                _, err = await process.communicate()
+            assert process.returncode == 78
+            assert cure in err.decode()
+            assert SECRET[:31] not in err
 
 
 async def _rows(dsn: str, sql: str) -> list[str]:
