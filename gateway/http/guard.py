@@ -99,8 +99,9 @@ def identity(authenticator: Authenticator, tickets: TicketOffice) -> Middleware:
     @web.middleware
     async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path.startswith("/v1/") and request.path != "/v1/ws":
-            token, ticket = bearer(request), request.query.get("ticket")
-            if ticket and token is None and request.method == hdrs.METH_GET and TICKETED.fullmatch(request.path):
+            token = bearer(request)
+            ticket = request.query.get("ticket") if token is None else None
+            if ticket and request.method == hdrs.METH_GET and TICKETED.fullmatch(request.path):
                 request[PRINCIPAL] = await tickets.redeem(ticket)
             else:
                 request[PRINCIPAL] = await authenticator.authenticate(token)

@@ -57,8 +57,13 @@ def guarded(principal: Principal, verb: Verb, request: R) -> R:
 
 
 def wish(principal: Principal, message: messages.Report | messages.Create | messages.Cancel) -> Request:
-    """What a message asks of the ledger, as this principal may ask it. Raises `ProtocolError` as `requests` does."""
+    """What a message asks of the ledger, as this principal may ask it. Raises `ProtocolError` as `requests` does.
+
+    Who may report nothing is refused here: reports come by the thousand. Creates and cancels go on to the ledger, and
+    so into the audit log.
+    """
     if isinstance(message, messages.Report):
+        check(principal, "report")
         return guarded(principal, "report", report_request(principal.tenant, message))
     if isinstance(message, messages.Create):
         return guarded(principal, "create", create_request(principal.tenant, message))

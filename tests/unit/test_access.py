@@ -38,7 +38,9 @@ def test_who_may_everything_has_no_guard() -> None:
     """So that it costs nothing."""
     for message in (CANCEL, REPORT, CREATE):
         assert wish(somebody(), message).guard is None
-        assert wish(somebody("tenant", "me", "watch:own"), message).guard is not None
+        assert wish(somebody("tenant", "me", "cancel,report,create:own"), message).guard is not None
+    with pytest.raises(ProtocolError, match="may not report"):
+        wish(somebody("tenant", "me", "watch:own"), REPORT)
 
 
 @pytest.mark.parametrize(

@@ -175,8 +175,9 @@ def test_verbs_that_are_not_granted_are_forbidden() -> None:
         {"type": "beat", "task_ids": ["a"]},
     ):
         assert stage.say(id=1, **message) == [{"type": "reply", "ok": False}]
-    (submit,) = stage.of.receive('{"type":"report","task_id":"a"}', 0.0)
-    assert isinstance(submit, Submit)
+    assert stage.say(type="report", id=1, task_id="a") == [{"type": "reply", "ok": False}]
+    (submit,) = stage.of.receive('{"type":"cancel","id":1,"task_id":"a"}', 0.0)
+    assert isinstance(submit, Submit), "the ledger refuses it, and the audit log hears of it"
     assert submit.request.guard is not None
 
 
