@@ -112,6 +112,12 @@ def test_a_mistake_is_named(folder: Path, text: str, sentence: str) -> None:
     assert sentence in refused(written(folder, text))
 
 
+@pytest.mark.parametrize("url", ["https://id.example/jwks", "http://127.0.0.1:1/jwks", "http://localhost/jwks"])
+def test_keys_may_be_published(folder: Path, url: str) -> None:
+    """Over TLS, or on this machine; nothing is fetched before a token needs it."""
+    assert config.read(written(folder, f'[[issuer]]\n{GOOD}jwks_url = "{url}"\nalgorithms = ["ES256"]\n'))
+
+
 def test_files_that_others_may_change_or_read_are_refused(folder: Path) -> None:
     """With the command that closes them; a short secret too."""
     text = f"[[issuer]]\n{GOOD}{KEY}"
