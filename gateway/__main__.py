@@ -1,4 +1,4 @@
-"""The command line: `ledgerwire serve | migrate | epoch | healthcheck`.
+"""The command line: `ledgerwire serve | migrate | epoch | key | healthcheck`.
 
 Exit status: 0 all went well · 1 not healthy · 69 something it needs is not there (database, port) · 78 wrong setting.
 """
@@ -20,7 +20,7 @@ import structlog
 import uvloop
 from msgspec.structs import replace
 
-from gateway import runtime
+from gateway import key_command, runtime
 from gateway.bus.own_nats import OwnNats
 from gateway.listening import CannotServe
 from gateway.place import Place, Word
@@ -45,8 +45,8 @@ EMBEDDED_SPARE_CONNECTIONS: Final = 20
 
 _EPILOG: Final = """\
 Every option of `serve` has an environment variable: LEDGERWIRE_HOST, LEDGERWIRE_PORT, LEDGERWIRE_WORKERS,
-LEDGERWIRE_ALLOWED_ORIGINS, LEDGERWIRE_TRUSTED_PROXIES, LEDGERWIRE_TOKEN_FILE, LEDGERWIRE_TLS_CERT,
-LEDGERWIRE_TLS_KEY, LEDGERWIRE_BUS, LEDGERWIRE_BUS_URL, LEDGERWIRE_LOG_LEVEL,
+LEDGERWIRE_ALLOWED_ORIGINS, LEDGERWIRE_TRUSTED_PROXIES, LEDGERWIRE_TOKEN_FILE, LEDGERWIRE_AUTH_FILE,
+LEDGERWIRE_TLS_CERT, LEDGERWIRE_TLS_KEY, LEDGERWIRE_BUS, LEDGERWIRE_BUS_URL, LEDGERWIRE_LOG_LEVEL,
 LEDGERWIRE_DATA_DIR; the database is DATABASE_URL.
 Limits, pools, time-outs and leases: docs/operations.md.
 """
@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="run a gateway; without DATABASE_URL also a PostgreSQL of its own")
-    serve.add_argument("--host", help="address to listen on (default 127.0.0.1); others need --token-file")
+    serve.add_argument("--host", help="address to listen on (default 127.0.0.1); others need authentication")
     serve.add_argument("--port", type=int, help=f"port to listen on (default {DEFAULT_PORT}; 0: any)")
     serve.add_argument(
         "--workers",
@@ -117,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         help="pages of this origin may connect, for example https://app.example; may be given several times",
     )
     serve.add_argument("--token-file", type=Path, metavar="FILE", help="lines of `tenant subject token`; chmod 600")
+    serve.add_argument("--auth-file", type=Path, metavar="FILE", help="whose JWTs are believed: docs/security.md")
     serve.add_argument(
         "--trusted-proxy",
         dest="trusted_proxies",
@@ -171,6 +172,8 @@ def _parser() -> argparse.ArgumentParser:
     epoch_.add_argument("--data-dir", type=Path, metavar="FOLDER", help="where its own PostgreSQL keeps its data")
     epoch_.set_defaults(run=_epoch)
 
+    key_command.add_parser(commands)
+
     certificate = os.environ.get("LEDGERWIRE_TLS_CERT")
     health = commands.add_parser("healthcheck", help="exit 0 when a gateway is alive, else 1 and say why")
     health.add_argument("--ready", action="store_true", help="ask whether it can serve: no in a database outage")
@@ -194,6 +197,7 @@ def _serve(options: argparse.Namespace) -> int:
         trusted_proxies=None if options.trusted_proxies is None else tuple(options.trusted_proxies),
         tls_cert=options.tls_cert,
         tls_key=options.tls_key,
+        auth_file=options.auth_file,
         bus=options.bus,
         bus_url=options.bus_url,
         log_level=options.log_level,

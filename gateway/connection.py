@@ -16,9 +16,10 @@ from functools import partial
 
 import structlog
 
+from gateway.audit import audited
 from gateway.auth import Principal
 from gateway.errand import errand
-from gateway.identity import identify
+from gateway.identity import UNKNOWN, Visitor, identify, introduce
 from gateway.inflow import Inflow
 from gateway.limits.allowance import Allowance
 from gateway.outbox import OutboxFull
@@ -33,7 +34,7 @@ from gateway.services import Services
 from gateway.topics import BEGUN_ANEW
 from ledger.batch import Outcome
 from ledger.errors import LedgerError
-from ledger.model import Head, Key
+from ledger.model import Head, Key, Report
 
 log = structlog.get_logger(__name__)
 
@@ -42,21 +43,17 @@ class Connection:
     """One session over one transport: `open`, bring frames to `receive`, and `release` at the end, whatever it was."""
 
     __slots__ = (
-        "__weakref__", "_address", "_asking", "_bye", "_inflow", "_last_tick", "_reading", "_released", "_sending",
-        "_services", "_task", "_token", "_transport", "due_slot", "id", "session",
+        "__weakref__", "_asking", "_bye", "_inflow", "_last_tick", "_reading", "_released", "_sending", "_services",
+        "_task", "_transport", "_visitor", "due_slot", "id", "session",
     )  # fmt: skip
 
     def __init__(
         self,
         services: Services,
         transport: Transport,
-        *,
-        token: str | None = None,
-        address: str | None = None,
+        visitor: Visitor = UNKNOWN,
         allowance: Allowance | None = None,
     ) -> None:
-        """`address`: of the client, for the log, where a line does not have it from its request."""
-        now = time.monotonic()
         self.id = "s-" + secrets.token_hex(6)
         self.session = Session(
             session_id=self.id,
@@ -64,13 +61,12 @@ class Connection:
             ping_interval_seconds=services.ping_interval_seconds,
             ping_phase=secrets.randbelow(1000) / 1000,
             server_time=datetime.now(UTC),
-            now=now,
+            now=time.monotonic(),
             budget=allowance,
         )
         self._services = services
         self._transport = transport
-        self._token = token
-        self._address = address
+        self._visitor = visitor
         self._sending = Sending(transport)
         self._reading = Reading(self.session, services)
         self._task: asyncio.Task[None] | None = None  # waits until a slow peer has taken what was sent, or closes
@@ -128,7 +124,8 @@ class Connection:
             self._arm()
 
     async def _identify(self, asked: Authenticate, behind: Iterator[Effect]) -> None:
-        self._perform(await identify(self.session, self._services, asked, self._token, self._address))
+        self._perform(await identify(self.session, self._services, asked, self._visitor))
+        self._arm()  # the token has its own time
         self._asking = None
         self._inflow.asking = False
         self._go_through(behind)
@@ -140,8 +137,9 @@ class Connection:
 
     def watch_one(self, principal: Principal, task_id: str, after: Cursor | None) -> None:
         """Open the session and subscribe on behalf of a peer that cannot speak."""
-        self._perform(self.session.authenticated(principal.tenant, principal.subject))
+        self._perform(introduce(self.session, principal))
         self._do(self.session.watch_one(task_id, after))
+        self._arm()
 
     @property
     def one_way(self) -> bool:
@@ -254,8 +252,10 @@ class Connection:
             self._transport.abort()
 
     def _submit(self, effect: Submit) -> None:
+        settled, request = partial(self._settled, effect.id), effect.request
+        tell = settled if isinstance(request, Report) else audited(self.session, request, settled)
         try:
-            self._services.writer.post(effect.request, partial(self._settled, effect.id))
+            self._services.writer.post(request, tell)
         except LedgerError as error:
             self._perform(self.session.settled(effect.id, as_protocol_error(error)))
         else:
@@ -312,8 +312,6 @@ class Connection:
         await self._transport.close(self._bye or INTERNAL)
         self._task = None
         self.release()
-
-    # Time
 
     def _arm(self) -> None:
         if self._bye is None:

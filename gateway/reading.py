@@ -51,7 +51,8 @@ class Reading:
             reads = await self._services.replays.answer(wants)
             for read in reads if not session.closed else ():  # else they may be of another history
                 self._services.hub.seen(read.want.slot[0], read.head)
-            effects = session.read(reads)
+            sealed = session.subscriptions.sealed_keys(wants)
+            effects = session.read(reads, await self._services.reader.facts(sealed) if sealed else None)
         except LedgerError as error:
             log.debug("read_failed", session=session.id, reason=error.reason)
             session.read_failed(wants)

@@ -19,9 +19,12 @@ from importlib.metadata import PackageNotFoundError, version
 import structlog
 
 from gateway.admission import Admission
-from gateway.auth import Anyone, Authenticator, TokenFile
+from gateway.auth.api_keys import RECHECK_SECONDS, ApiKeySource, Rechecks
+from gateway.auth.choice import Sources
+from gateway.auth.tickets import TicketOffice
 from gateway.bus.choice import chosen
 from gateway.bus.port import Hint
+from gateway.connection import Connection
 from gateway.drain import Drain
 from gateway.figures import Family
 from gateway.http.ops import Health
@@ -30,10 +33,12 @@ from gateway.limits.quotas import Quotas
 from gateway.listening import CannotServe, certificate, listen
 from gateway.metrics import Metrics
 from gateway.place import SIGN_SECONDS, Place, Word
+from gateway.principal import Principal
 from gateway.replay import Replays
 from gateway.services import Services
 from gateway.settings import GatewaySettings, is_loopback
 from gateway.siblings import all_figures, answering
+from ledger.api_keys import ApiKeys
 from ledger.epoch import History
 from ledger.errors import Unavailable
 from ledger.leases import Beats
@@ -42,6 +47,7 @@ from ledger.pool import Pools
 from ledger.reader import Reader
 from ledger.reaper import Reaper
 from ledger.settings import redacted
+from ledger.tickets import Tickets
 from ledger.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -114,11 +120,17 @@ async def _give_signs(place: Place, listening: asyncio.Event) -> None:
 
 @asynccontextmanager
 async def running(
-    settings: GatewaySettings, dsn: str, place: Place | None = None, *, reread_seconds: float = REREAD_SECONDS
+    settings: GatewaySettings,
+    dsn: str,
+    place: Place | None = None,
+    *,
+    reread_seconds: float = REREAD_SECONDS,
+    recheck_seconds: float = RECHECK_SECONDS,
 ) -> AsyncIterator[int]:
     """A gateway that serves while the context is open; gives the port it listens on."""
     async with AsyncExitStack() as stack:
-        who = authenticator(settings)
+        sources = authentication(settings)
+        stack.push_async_callback(sources.close)
         shown = certificate(settings)
         await bring_up_to_date(settings, settings.ledger.direct_database_url or dsn)
         drain = Drain(settings.drain_seconds)
@@ -152,13 +164,18 @@ async def running(
         beats.start()
         stack.push_async_callback(beats.close)
         stack.push_async_callback(_cancelled, asyncio.create_task(hub.run(), name="hub"))
+        api_keys = ApiKeys(pools.read)
+        keys = ApiKeySource(api_keys, believed_seconds=recheck_seconds)
+        rechecks = Rechecks(api_keys, keys, partial(_connections, hub), seconds=recheck_seconds)
+        stack.push_async_callback(_cancelled, asyncio.create_task(rechecks.run(), name="api keys"))
         services = Services(
             hub=hub,
             writer=writer,
             reader=reader,
             replays=Replays(reader),
             beats=beats,
-            authenticator=who,
+            authenticator=sources.door(keys),
+            tickets=TicketOffice(Tickets(pools.control)),
             admission=admission,
             quotas=quotas,
             history=history,
@@ -203,9 +220,14 @@ async def _figures(metrics: Metrics, place: Place | None) -> Sequence[Family]:
     return await all_figures(place.folder, str(place.number), metrics.families)
 
 
-def authenticator(settings: GatewaySettings) -> Authenticator:
-    """Who tells who is connected. Raises `SettingsError` when the token file cannot be used."""
-    return Anyone() if settings.token_file is None else TokenFile.read(settings.token_file)
+def authentication(settings: GatewaySettings) -> Sources:
+    """Who tells who is connected. Raises `SettingsError` when a file cannot be used."""
+    return Sources.read(settings.token_file, settings.auth_file)
+
+
+def _connections(hub: Hub) -> list[tuple[Principal, Connection]]:
+    connections = (watcher for watcher in hub.everyone if isinstance(watcher, Connection))
+    return [(each.session.rights.principal, each) for each in connections if each.session.rights is not None]
 
 
 def warn(settings: GatewaySettings) -> None:
@@ -216,7 +238,7 @@ def warn(settings: GatewaySettings) -> None:
 
 def check_files(settings: GatewaySettings) -> None:
     """Raises `SettingsError` when a file that is needed cannot be used."""
-    authenticator(settings)
+    authentication(settings)
     certificate(settings)
 
 
@@ -253,9 +275,11 @@ async def _look_at_database(pools: Pools) -> None:
 
 def facts(settings: GatewaySettings) -> dict[str, object]:
     """What an operator wants to see when a gateway listens."""
-    authentication = "none, loopback only" if settings.loopback_only else "token file"
+    files = {"auth file": settings.auth_file, "token file": settings.token_file}
+    given = [name for name, file in files.items() if file is not None]
     transport = "plain" if settings.tls_cert is None else "tls"
-    return {"version": product_version(), "authentication": authentication, "transport": transport}
+    authenticated = ", ".join(given) or "none, loopback only"
+    return {"version": product_version(), "authentication": authenticated, "transport": transport}
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

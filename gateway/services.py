@@ -6,6 +6,7 @@ from msgspec import Struct, field
 
 from gateway.admission import Admission
 from gateway.auth import Authenticator
+from gateway.auth.tickets import TicketOffice
 from gateway.hub import Hub
 from gateway.limits.quotas import Quotas
 from gateway.replay import Replays
@@ -26,6 +27,7 @@ class Services(Struct, frozen=True, kw_only=True):
     replays: Replays
     beats: Beats
     authenticator: Authenticator
+    tickets: TicketOffice
     admission: Admission
     quotas: Quotas
     history: History

@@ -43,6 +43,8 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     allowed_origins: tuple[str, ...] = ()
     """Pages of these origins may connect, besides the server's own."""
     token_file: Path | None = None
+    auth_file: Path | None = None
+    """Whose JSON Web Tokens are believed (`gateway.auth.config`); with either file API keys are taken too."""
     ping_interval_seconds: float = 25.0
     """Below the 60 s after which proxies cut a silent connection."""
     drain_seconds: float = 10.0
@@ -91,10 +93,10 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
             _check_proxy(network)
         if (self.tls_cert is None) is not (self.tls_key is None):
             raise SettingsError("TLS needs both: --tls-cert FILE and --tls-key FILE, in PEM.")
-        if self.token_file is None and not is_loopback(self.host):
+        if self.loopback_only and not is_loopback(self.host):
             raise SettingsError(
                 f"Refusing to listen on {self.host} without authentication: everybody who can reach it could read and"
-                " cancel every task. Give --token-file FILE (lines of `tenant subject token`), or --host 127.0.0.1"
+                " cancel every task. Give --auth-file FILE or --token-file FILE (docs/security.md), or --host 127.0.0.1"
                 " for development."
             )
 
@@ -126,7 +128,7 @@ class GatewaySettings(Struct, frozen=True, kw_only=True):
     @property
     def loopback_only(self) -> bool:
         """Whether there is no authentication."""
-        return self.token_file is None
+        return self.token_file is None and self.auth_file is None
 
     @staticmethod
     def unknown_variables(environment: Mapping[str, str]) -> list[str]:
@@ -168,6 +170,7 @@ _READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "trusted_proxies": _words,
     "tls_cert": Path,
     "tls_key": Path,
+    "auth_file": Path,
     "ping_interval_seconds": float,
     "drain_seconds": float,
     "database_wait_seconds": float,

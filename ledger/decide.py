@@ -42,6 +42,8 @@ def decide(state: State | None, request: Request, prior: Prior | None) -> Change
     `prior` is the transition that already carries the request's key, if there is one. A `Change` is to be appended at
     `state.seq + 1`; a `Receipt` answers a repeat; a `Rejection` says why there is no effect.
     """
+    if request.guard is not None and (refusal := request.guard.refusal(request, state)) is not None:
+        return refusal
     if prior is not None:
         return repeated(state, request, prior) if prior.digest == request.digest else _key_reused(request)
     if isinstance(request, Report):

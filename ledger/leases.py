@@ -23,12 +23,16 @@ BEATS_PER_STATEMENT = 2_000  # a bound on the row locks of one statement
 BEATS_HELD = 50_000  # a bound on memory, about 10 MB
 
 
+Held = tuple[Key, int | None, str | None]
+"""A task, the attempt that holds it (None: any), and a condition on its row: `owner:…`, `kind:…`, or None."""
+
+
 class Beats:
     """Gathers beats and writes them through one lane."""
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
-        self._held: dict[object, dict[tuple[Key, int | None], None]] = {}
+        self._held: dict[object, dict[Held, None]] = {}
         self._count = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -36,8 +40,8 @@ class Beats:
         """Begin to write; needs a running event loop."""
         self._task = asyncio.create_task(self._run(), name="ledger-beats")
 
-    def add(self, held: Iterable[tuple[Key, int | None]], sender: object = None) -> None:
-        """The workers that hold these tasks are there, each with the attempt it holds (None: it counts none).
+    def add(self, held: Iterable[Held], sender: object = None) -> None:
+        """The workers that hold these tasks are there.
 
         Beyond the bound a beat is dropped of the sender that has most: a flood costs nobody else the signs of life.
         """
@@ -73,8 +77,8 @@ class Beats:
                 except Exception:
                     log.exception("beats_fault", tasks=len(some))  # the beats of later seconds do not depend on it
 
-    async def _write(self, some: list[tuple[Key, int | None]]) -> list[tuple[Key, int | None]]:
+    async def _write(self, some: list[Held]) -> list[Held]:
         """Write these; returns those whose row somebody else was writing."""
-        keys, attempts = [key for key, _ in some], [attempt for _, attempt in some]
-        rows = await self._lane.fetch(query("beat"), keys, attempts, label="beats")
-        return [(row["key"].hex, row["attempt"]) for row in rows]
+        keys, attempts, conditions = zip(*some, strict=True)
+        rows = await self._lane.fetch(query("beat"), keys, attempts, conditions, label="beats")
+        return [(row["key"].hex, row["attempt"], None) for row in rows]

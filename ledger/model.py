@@ -10,7 +10,7 @@ import hashlib
 import re
 from datetime import datetime
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -121,11 +121,25 @@ class Task(Struct, frozen=True, kw_only=True):
         return Head(seq=self.seq, status=self.status, liveness=self.liveness, beat_age_ms=self.beat_age_ms)
 
 
+class Facts(Struct, frozen=True):
+    """What of a task's row a grant may depend on: whose task it is, and of what kind."""
+
+    owner: str | None
+    kind: str | None
+
+
+class Guard(Protocol):
+    """Says whether somebody may ask this of a task, as it stands when the request is decided. Pure."""
+
+    def refusal(self, request: Report | Create | CancelRequest, state: State | None) -> Rejection | None:
+        """Why nothing comes of the request; None where it is granted. `state` None: nobody has heard of the task."""
+
+
 class Report(Struct, frozen=True, kw_only=True, gc=False):
     """What a worker says of a task. UNSET members keep their value, None clears; payloads are JSON text.
 
     `idem` is the digest of the caller's key. `digest` is that of the content, where there is an `n` or a key; without
-    either a repeat cannot be told, and both are None.
+    either a repeat cannot be told, and both are None. `guard` None, here and below: everything is granted.
     """
 
     tenant: str
@@ -146,6 +160,7 @@ class Report(Struct, frozen=True, kw_only=True, gc=False):
     cancel: Literal["delivered", "refused"] | None = None
     lease_ms: int | None = None
     deadline_ms: int | None = None
+    guard: Guard | None = None
 
 
 class Create(Struct, frozen=True, kw_only=True):
@@ -160,6 +175,7 @@ class Create(Struct, frozen=True, kw_only=True):
     data: bytes | None = None
     lease_ms: int | None = None
     deadline_ms: int | None = None
+    guard: Guard | None = None
 
 
 class CancelRequest(Struct, frozen=True, kw_only=True):
@@ -170,6 +186,7 @@ class CancelRequest(Struct, frozen=True, kw_only=True):
     idem: Digest | None = None
     digest: Digest | None = None
     reason: str | None = None
+    guard: Guard | None = None
 
 
 class Lapse(Struct, frozen=True, kw_only=True):
@@ -184,6 +201,7 @@ class Lapse(Struct, frozen=True, kw_only=True):
     why: Literal["lease", "deadline", "cancel"]
     idem: None = None
     digest: None = None
+    guard: None = None
 
 
 Request = Report | Create | CancelRequest | Lapse

@@ -14,7 +14,7 @@ import asyncpg
 from ledger.epoch import History, Loss
 from ledger.errors import OutcomeUnknown, Unavailable
 from ledger.machine import Status
-from ledger.model import Head, Key, Task, Transition, task_key
+from ledger.model import Facts, Head, Key, Task, Transition, task_key
 from ledger.pool import Lane
 from ledger.rows import fitting, head_of, task_of, transition_of
 from ledger.sql import query
@@ -68,6 +68,11 @@ class Reader:
         """How far each of the tasks has come; those that do not exist are missing."""
         rows = await self._fetch("sequences", list(keys), self._lease_ms)
         return {row["key"].hex: head_of(row) for row in rows if row["key"] is not None}
+
+    async def facts(self, keys: Sequence[Key]) -> dict[Key, Facts]:
+        """What grants may depend on, of each of the tasks; those that do not exist are missing."""
+        rows = await self._fetch("facts", list(keys))
+        return {row["key"].hex: Facts(row["owner"], row["kind"]) for row in rows if row["key"] is not None}
 
     async def replay(self, cursors: Sequence[tuple[Key, int]], *, limit: int = REPLAY_ROWS) -> list[Transition]:
         """The transitions after each (key, sequence), task by task in the order given, each task's in sequence.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ledger.machine import CancelStage, Status
-from ledger.model import Cancel, CancelRequest, Prior, Receipt, Request, State
+from ledger.model import Cancel, CancelRequest, Prior, Receipt, Rejection, Request, State
 
 
 def repeated(state: State | None, request: Request, prior: Prior) -> Receipt:
@@ -28,6 +28,14 @@ def repeated(state: State | None, request: Request, prior: Prior) -> Receipt:
 def repeat_of(state: State) -> Receipt:
     """The answer to a request that asks for what is so already."""
     return receipt(state, repeat=True)
+
+
+def unknown_task(task_id: str) -> Rejection:
+    """The answer about a task that nobody has heard of; the same for one that the asker may not know of."""
+    return Rejection(
+        code="unknown_task",
+        message=f"Nobody has created or reported a task {task_id}; the path is right, the id is not known.",
+    )
 
 
 def receipt(state: State, *, repeat: bool = False) -> Receipt:

@@ -22,7 +22,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 CORE = ",".join((
-    "gateway/protocol/*", "gateway/outbox.py", "gateway/admission.py", "gateway/limits/*",
+    "gateway/principal.py", "gateway/auth/keyring.py", "gateway/auth/tokens.py", "gateway/limits/*",
+    "gateway/protocol/*", "gateway/outbox.py", "gateway/admission.py",
     "gateway/bus/hints.py", "gateway/bus/unsent.py", "gateway/bus/servers.py",
     "ledger/machine.py", "ledger/model.py", "ledger/errors.py", "ledger/decide.py", "ledger/receipts.py",
     "ledger/batch.py", "ledger/arguments.py", "ledger/literals.py", "ledger/turns.py", "ledger/tally.py",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from gateway.http import guard, ingest, ops, tasks
+from gateway.http import guard, ingest, ops, tasks, tickets
 from gateway.http.entry import rations
 from gateway.http.problems import problems
 from gateway.http.proxies import Proxies, clients
@@ -28,7 +28,7 @@ def build(
             clients(proxies),
             problems,
             guard.origin_guard(rules),
-            guard.identity(services.authenticator),
+            guard.identity(services.authenticator, services.tickets),
             rations(services.quotas),
         ],
         client_max_size=FRAME_BYTES,
@@ -42,5 +42,6 @@ def build(
     app.on_response_prepare.append(ops.hang_up)
     app.add_routes(tasks.routes)
     app.add_routes(ingest.routes)
+    app.add_routes(tickets.routes)
     app.add_routes(ops.routes)
     return app

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from gateway.http.guard import Rules, bearer
 from gateway.http.proxies import Client, Proxies
+from gateway.identity import Visitor
 from gateway.limits.allowance import Allowance
 from gateway.transports.websocket import WebSockets
 from gateway.transports.wire import hand_over
@@ -123,8 +124,7 @@ class Door(asyncio.Protocol):
         doors.sockets.let_in(
             transport,
             key=asked.headers["sec-websocket-key"],
-            token=bearer(asked.headers),
-            address=client.address,
+            visitor=Visitor(bearer(asked.headers), client.address),
             allowance=allowance,
             unread=asked.unread,
         )

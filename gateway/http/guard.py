@@ -8,6 +8,7 @@ none, and are let through to authentication, which is by a bearer token always: 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from typing import Final
@@ -18,6 +19,7 @@ from aiohttp.typedefs import Middleware
 from msgspec import Struct
 
 from gateway.auth import Authenticator, Principal
+from gateway.auth.tickets import TicketOffice
 from gateway.http.problems import Handler, problem
 from gateway.http.proxies import CLIENT
 from gateway.protocol.errors import ProtocolError
@@ -108,13 +110,22 @@ def bearer(headers: Mapping[str, str]) -> str | None:
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
-def identity(authenticator: Authenticator) -> Middleware:
-    """Every request to /v1 but the WebSocket (which says hello) needs a principal."""
+TICKETED: Final = re.compile(r"/v1/tasks/[^/]+/events")
+"""What a ticket opens; it is for those who cannot send a header."""
+
+
+def identity(authenticator: Authenticator, tickets: TicketOffice) -> Middleware:
+    """Every request to /v1 but the WebSocket (which says hello) needs a principal, by its token or a ticket."""
 
     @web.middleware
     async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path.startswith("/v1/") and request.path != "/v1/ws":
-            request[PRINCIPAL] = await authenticator.authenticate(bearer(request.headers))
+            token = bearer(request.headers)
+            ticket = request.query.get("ticket") if token is None else None
+            if ticket and request.method == hdrs.METH_GET and TICKETED.fullmatch(request.path):
+                request[PRINCIPAL] = await tickets.redeem(ticket)
+            else:
+                request[PRINCIPAL] = await authenticator.authenticate(token)
         return await handler(request)
 
     return identify

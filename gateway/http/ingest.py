@@ -11,6 +11,7 @@ from gateway.http.intake import REQUEST_BYTES, Intake, stopping, too_large
 from gateway.http.ops import HEALTH
 from gateway.http.problems import problem
 from gateway.http.tasks import SERVICES
+from gateway.protocol.access import check
 from gateway.protocol.errors import ProtocolError
 
 INTAKES: Final = web.AppKey("intakes", set[Intake])
@@ -38,6 +39,7 @@ async def transitions(request: web.Request) -> web.StreamResponse:
         )
     if request.headers.get("Idempotency-Key"):
         raise ProtocolError("bad_request", "Many reports cannot share an Idempotency-Key; give each line its `key`.")
+    check(request[PRINCIPAL], "report")
     if (request.content_length or 0) > REQUEST_BYTES:
         raise too_large(f"{REQUEST_BYTES} bytes")
     if request.app[HEALTH].draining():

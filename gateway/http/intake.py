@@ -17,10 +17,10 @@ from aiohttp import web
 
 from gateway.auth import Principal
 from gateway.protocol import codec
+from gateway.protocol.access import wish
 from gateway.protocol.burst import Burst
 from gateway.protocol.errors import ProtocolError, as_protocol_error
 from gateway.protocol.ndjson import Inflater, Lines
-from gateway.protocol.requests import report_request
 from gateway.services import Services
 from gateway.topics import STOPPING
 from ledger.errors import LedgerError
@@ -68,7 +68,7 @@ class Intake:
     def __init__(self, request: web.Request, services: Services, principal: Principal, *, gzip: bool) -> None:
         self._request = request
         self._services = services
-        self._tenant, self._subject = principal.tenant, principal.subject
+        self._principal = principal
         self._response = web.StreamResponse(headers=HEADERS)
         self._inflater = Inflater() if gzip else None
         self._splitter = Lines(codec.FRAME_BYTES)
@@ -136,7 +136,7 @@ class Intake:
                 telling.exception()  # it has been told, or is the same that ended the reading
             log.info(
                 "batch_taken_in",
-                tenant=self._tenant,
+                tenant=self._principal.tenant,
                 lines=self.lines,
                 refused=self._refused,
                 bytes=self._wire_bytes,
@@ -224,7 +224,8 @@ class Intake:
 
     def _owe(self, lines: int) -> float:
         """So many count; seconds until principal and tenant may report more: a batch is read no faster, not refused."""
-        return self._services.quotas.wait_to_write(self._tenant, self._subject, lines, time.monotonic())
+        who = self._principal
+        return self._services.quotas.wait_to_write(who.tenant, who.subject, lines, time.monotonic())
 
     def _submit(self, line: bytes) -> None:
         message = codec.decode_line(line)
@@ -232,7 +233,7 @@ class Intake:
             self._ask(message.id, message.error, len(line))
             return
         try:
-            answer = self._services.writer.submit(report_request(self._tenant, message))
+            answer = self._services.writer.submit(wish(self._principal, message))
         except ProtocolError as error:
             self._ask(message.id, error, len(line))
         except LedgerError as error:
@@ -316,7 +317,7 @@ class Intake:
 
     def _cut(self) -> None:
         if self._request.transport is not None:
-            log.info("batch_cut", tenant=self._tenant, lines=self.lines, untold_bytes=self.untold_bytes)
+            log.info("batch_cut", tenant=self._principal.tenant, lines=self.lines, untold_bytes=self.untold_bytes)
             self._request.transport.abort()
 
 

@@ -15,19 +15,25 @@ from uuid import UUID
 import msgspec
 from aiohttp import HttpVersion11, hdrs, web
 
+from gateway import audit
 from gateway.http.entry import enter, entered
 from gateway.http.guard import PRINCIPAL, bearer
 from gateway.http.problems import problem
 from gateway.http.proxies import CLIENT
+from gateway.identity import Visitor
+from gateway.principal import Principal, may
 from gateway.protocol import codec, messages
+from gateway.protocol.access import check, held_tasks, listing, wish
 from gateway.protocol.errors import ProtocolError
-from gateway.protocol.requests import cancel_request, create_request, held_task, report_request
 from gateway.services import Services
 from gateway.transports import longpoll, sse
 from gateway.transports.websocket import WebSockets
 from gateway.transports.wire import Taken, take_over
+from ledger.batch import Outcome
+from ledger.errors import LedgerError
 from ledger.machine import TERMINAL, Liveness, Status
-from ledger.model import Key, Receipt, Rejection, Request, Task, task_key
+from ledger.model import Facts, Head, Key, Receipt, Rejection, Report, Request, Task, task_key
+from ledger.receipts import unknown_task
 
 SERVICES: Final = web.AppKey("services", Services)
 SOCKETS: Final = web.AppKey("sockets", WebSockets)
@@ -67,8 +73,7 @@ async def ws(request: web.Request) -> web.StreamResponse:
     sockets.let_in(
         transport,
         key=request.headers[hdrs.SEC_WEBSOCKET_KEY],
-        token=bearer(request.headers),
-        address=request[CLIENT].address,
+        visitor=Visitor(bearer(request.headers), request[CLIENT].address),
         allowance=allowance,
         unread=unread,
     )
@@ -84,7 +89,7 @@ async def create(request: web.Request) -> web.Response:
         name = f"{principal.tenant}\x1f{principal.subject}\x1f{key}".encode()
         body["task_id"] = "t-" + (hashlib.sha256(name).hexdigest()[:32] if key else secrets.token_hex(16))
     message = _convert({**body, "id": 0, "key": key or body.get("key")}, messages.Create)
-    receipt = await _submit(request, create_request(principal.tenant, message))
+    receipt = await _submit(request, message)
     return _answer(
         codec.receipt_members(receipt),
         status=200 if receipt.repeat else 201,
@@ -101,11 +106,12 @@ async def history(request: web.Request) -> web.Response:
         statuses = [Status(word) for word in query["status"].split(",")] if query.get("status") else None
     except ValueError as error:
         raise ProtocolError("bad_request", f"`status` may be {', '.join(Status)}.") from error
+    scope = listing(request[PRINCIPAL], owner=query.get("owner"), kind=query.get("kind"))
     page = await request.app[SERVICES].reader.history(
         request[PRINCIPAL].tenant,
-        owner=query.get("owner"),
+        owner=scope.owner,
         statuses=statuses,
-        kind=query.get("kind"),
+        kind=scope.kind,
         before=_page_after(query.get("cursor")),
         limit=limit,
     )
@@ -119,14 +125,21 @@ async def task(request: web.Request) -> web.Response:
     services, task_id = request.app[SERVICES], _task_id(request)
     after = _number(request, "after", default=-1, most=2**63 - 1)
     wait = _prefer_wait.search(request.headers.get("Prefer", ""))
+    principal = request[PRINCIPAL]
+    check(principal, "watch")
+
+    def granted(one: Task | None) -> Task | None:
+        facts = None if one is None else Facts(one.owner, one.kind)
+        return one if may(principal, "watch", task_id, facts) else None
+
     if wait is None:
-        found = await services.reader.task(request[PRINCIPAL].tenant, task_id)
+        found = granted(await services.reader.task(principal.tenant, task_id))
     else:
         _check_room(services)
         seconds = min(int(wait.group(1)), WAIT_SECONDS)
         with entered(request, services.quotas):
             found = await longpoll.wait_for(
-                services.hub, services.reader, request[PRINCIPAL].tenant, task_id, after=after, seconds=seconds
+                services.hub, services.reader, principal.tenant, task_id, after=after, seconds=seconds, granted=granted
             )
     if found is None:
         raise _unknown(task_id)
@@ -146,10 +159,7 @@ async def transitions(request: web.Request) -> web.Response:
     services, task_id = request.app[SERVICES], _task_id(request)
     after = _number(request, "after", default=0, most=2**63 - 1)
     limit = _number(request, "limit", default=PAGE_TRANSITIONS, least=1, most=PAGE_TRANSITIONS)
-    key = task_key(request[PRINCIPAL].tenant, task_id)
-    head = (await services.reader.heads([key])).get(key)
-    if head is None:
-        raise _unknown(task_id)
+    key, head = await _head(request, task_id)
     page = await services.reader.replay([(key, after)], limit=limit)
     return _answer(
         {
@@ -166,8 +176,7 @@ async def report(request: web.Request) -> web.Response:
     body = _of_path(request, await _body(request))
     if (key := _idempotency_key(request)) is not None:
         body["key"] = key
-    message = _convert(body, messages.Report)
-    receipt = await _submit(request, report_request(request[PRINCIPAL].tenant, message))
+    receipt = await _submit(request, _convert(body, messages.Report))
     return _answer(codec.receipt_members(receipt))
 
 
@@ -176,8 +185,7 @@ async def cancel(request: web.Request) -> web.Response:
     """A cancel request."""
     body = await _body(request) if request.can_read_body else {}
     body = {**_of_path(request, body), "id": 0, "key": _idempotency_key(request) or body.get("key")}
-    message = _convert(body, messages.Cancel)
-    receipt = await _submit(request, cancel_request(request[PRINCIPAL].tenant, message))
+    receipt = await _submit(request, _convert(body, messages.Cancel))
     return _answer(codec.receipt_members(receipt))
 
 
@@ -186,8 +194,9 @@ async def beat(request: web.Request) -> web.Response:
     """A worker's sign of life. It is written within a second, so there is nothing to answer yet."""
     body = await _body(request) if request.can_read_body else {}
     held = _convert(_of_path(request, body), messages.Held)
-    tenant = request[PRINCIPAL].tenant
-    request.app[SERVICES].beats.add([held_task(tenant, held)], tenant)
+    principal = request[PRINCIPAL]
+    check(principal, "report")
+    request.app[SERVICES].beats.add(held_tasks(principal, [held]), principal.tenant)
     return web.Response(status=202)
 
 
@@ -195,11 +204,8 @@ async def beat(request: web.Request) -> web.Response:
 async def events(request: web.Request) -> web.StreamResponse:
     """A task as server-sent events."""
     services, task_id = request.app[SERVICES], _task_id(request)
-    after = sse.cursor_of(request.headers.get("Last-Event-ID"))
-    key = task_key(request[PRINCIPAL].tenant, task_id)
-    head = (await services.reader.heads([key])).get(key)
-    if head is None:
-        raise _unknown(task_id)
+    after = sse.cursor_of(request.headers.get("Last-Event-ID") or request.query.get("last_event_id"))
+    _, head = await _head(request, task_id)
     if head.status in TERMINAL and after is not None and (after.epoch, after.seq) == (services.epoch, head.seq):
         return web.Response(status=204)
     _check_room(services)
@@ -210,7 +216,8 @@ async def events(request: web.Request) -> web.StreamResponse:
 @routes.get("/v1/poll")
 async def poll(request: web.Request) -> web.Response:
     """Many tasks at once, for clients without a socket."""
-    services, tenant = request.app[SERVICES], request[PRINCIPAL].tenant
+    services, principal = request.app[SERVICES], request[PRINCIPAL]
+    check(principal, "watch")
     if not request.query.get("ids"):
         raise ProtocolError("bad_request", f"Name 1 to {POLLED_TASKS} task ids: ?ids=a,b")
     ids = [codec.check_task_id(task_id) for task_id in request.query.get("ids", "").split(",")]
@@ -219,8 +226,12 @@ async def poll(request: web.Request) -> web.Response:
     seen = request.query.get("after", "").split(",") if request.query.get("after") else ["0"] * len(ids)
     if len(seen) != len(ids) or not all(re.fullmatch(r"\d{1,18}", seq, re.ASCII) for seq in seen):
         raise ProtocolError("bad_request", "`after` has one sequence per id, in the same order.")
-    keys = [task_key(tenant, task_id) for task_id in ids]
-    found = {task.key: task for task in await services.reader.tasks(keys)}
+    keys = [task_key(principal.tenant, task_id) for task_id in ids]
+    found = {
+        one.key: one
+        for one in await services.reader.tasks(keys)
+        if may(principal, "watch", one.task_id, Facts(one.owner, one.kind))
+    }
     same_history = request.query.get("epoch", services.epoch) == services.epoch
     polled: list[dict[str, object]] = []
     for task_id, key, seq in zip(ids, keys, seen, strict=True):
@@ -243,11 +254,35 @@ def _check_room(services: Services) -> None:
         raise ProtocolError("busy", "This server has too many connections; try again.", retry_after_ms=5_000)
 
 
-async def _submit(request: web.Request, wish: Request) -> Receipt:
-    answer = await request.app[SERVICES].writer.submit(wish)
+async def _head(request: web.Request, task_id: str) -> tuple[Key, Head]:
+    """How far a task has come that may be watched. Raises `ProtocolError` `unknown_task` for any other."""
+    reader, principal = request.app[SERVICES].reader, request[PRINCIPAL]
+    check(principal, "watch")
+    key = task_key(principal.tenant, task_id)
+    head = (await reader.heads([key])).get(key)
+    facts = None if principal.everything("watch") else (await reader.facts([key])).get(key)
+    if head is None or not may(principal, "watch", task_id, facts):
+        raise _unknown(task_id)
+    return key, head
+
+
+async def _submit(request: web.Request, message: messages.Report | messages.Create | messages.Cancel) -> Receipt:
+    principal = request[PRINCIPAL]
+    wanted = wish(principal, message)
+    try:
+        answer = await request.app[SERVICES].writer.submit(wanted)
+    except LedgerError as error:
+        _note(principal, wanted, error)
+        raise
+    _note(principal, wanted, answer)
     if isinstance(answer, Rejection):
         raise ProtocolError(answer.code, answer.message)
     return answer
+
+
+def _note(principal: Principal, wanted: Request, outcome: Outcome) -> None:
+    if not isinstance(wanted, Report):
+        audit.note_outcome(principal, wanted, outcome)
 
 
 async def _body(request: web.Request) -> dict[str, object]:
@@ -323,10 +358,8 @@ def _page_after(cursor: str | None) -> tuple[datetime, Key] | None:
 
 
 def _unknown(task_id: str) -> ProtocolError:
-    return ProtocolError(
-        "unknown_task",
-        f"Nobody has created or reported a task {task_id}; the path is right, the id is not known.",
-    )
+    unknown = unknown_task(task_id)
+    return ProtocolError(unknown.code, unknown.message)
 
 
 def _answer(content: dict[str, object], *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

@@ -6,12 +6,14 @@ Server frames are JSON bytes with `type` first and without spaces.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 import orjson
 from msgspec import UNSET
 
+from gateway.protocol import messages
 from gateway.protocol.errors import Bye, ProtocolError
 from gateway.protocol.messages import MESSAGES_PER_FRAME, TYPES, Cursor, Id, Inbound, Report
 from ledger.machine import CancelStage, Liveness
@@ -168,6 +170,26 @@ def _line(told: dict[str, object], answer: Receipt | ProtocolError) -> bytes:
     else:
         told |= {"ok": False, "error": answer.as_json()}
     return orjson.dumps(told, option=_TIMES | orjson.OPT_APPEND_NEWLINE)
+
+
+def welcome(version: int, session: str, epoch: str, ping_interval_ms: int, server_time: datetime) -> bytes:
+    """The answer to a hello that was understood."""
+    limits = {
+        "frame_bytes": FRAME_BYTES,
+        "data_bytes": messages.DATA_BYTES,
+        "result_bytes": messages.RESULT_BYTES,
+        "messages_per_frame": messages.MESSAGES_PER_FRAME,
+        "subscriptions": messages.SUBSCRIPTIONS,
+    }
+    return frame(
+        "welcome",
+        v=version,
+        session=session,
+        epoch=epoch,
+        ping_interval_ms=ping_interval_ms,
+        server_time=server_time,
+        limits=limits,
+    )
 
 
 def bye(reason: Bye) -> bytes:

@@ -64,7 +64,8 @@ class Unwatch(Struct, frozen=True):
 class Beats(Struct, frozen=True):
     """The workers of these tasks are there, each by its attempt where it has said so."""
 
-    held: Sequence[tuple[Key, int | None]]
+    held: Sequence[tuple[Key, int | None, str | None]]
+    """As `ledger.leases.Held`."""
 
 
 class Close(Struct, frozen=True):

@@ -104,6 +104,7 @@ UNAUTHENTICATED: Final = Bye(4501, "unauthenticated", "Send a valid token in hel
 UNSUPPORTED_VERSION: Final = Bye(4502, "unsupported_version", "This server speaks version 1 of the protocol.")
 PROTOCOL_ERROR: Final = Bye(4503, "protocol_error", "Too many unreadable frames; see docs/protocol.md.")
 FRAME_TOO_LARGE: Final = Bye(4504, "frame_too_large", "A frame was far beyond limits.frame_bytes.")
+TOKEN_EXPIRED: Final = Bye(4505, "token_expired", "The token has expired; connect again with a new one.")
 
 BYES: Final = (
     SHUTTING_DOWN,
@@ -118,4 +119,5 @@ BYES: Final = (
     UNSUPPORTED_VERSION,
     PROTOCOL_ERROR,
     FRAME_TOO_LARGE,
+    TOKEN_EXPIRED,
 )

@@ -17,7 +17,7 @@ from gateway.protocol import messages
 from gateway.protocol.codec import check_task_id, payload
 from gateway.protocol.errors import ProtocolError
 from ledger.machine import Status
-from ledger.model import CancelRequest, Create, Digest, Key, Report, fingerprint, task_key
+from ledger.model import CancelRequest, Create, Digest, Report, fingerprint
 
 _TEXTS: Final[Mapping[type, Sequence[str]]] = {
     messages.Report: ("stage", "message", "kind", "owner", "key"),
@@ -81,12 +81,6 @@ def create_request(tenant: str, message: messages.Create) -> Create:
         lease_ms=message.lease_ms,
         deadline_ms=message.deadline_ms,
     )
-
-
-def held_task(tenant: str, one: str | messages.Held) -> tuple[Key, int | None]:
-    """A task of a beat, with the attempt that gives it, where it says so."""
-    task = messages.Held(one) if isinstance(one, str) else one
-    return task_key(tenant, check_task_id(task.task_id)), task.attempt
 
 
 def cancel_request(tenant: str, message: messages.Cancel) -> CancelRequest:

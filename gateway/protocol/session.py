@@ -6,13 +6,15 @@ Nothing here waits, reads a clock or touches a socket: times come in as monotoni
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
 from msgspec.structs import replace
 
+from gateway.principal import Principal
 from gateway.protocol import codec, messages
+from gateway.protocol.access import check, held_tasks, wish
 from gateway.protocol.budget import UNBOUNDED, Budget
 from gateway.protocol.effects import (
     Authenticate,
@@ -28,17 +30,21 @@ from gateway.protocol.effects import (
 )
 from gateway.protocol.errors import (
     EPOCH_CHANGED,
+    ERRORS,
     HELLO_TIMEOUT,
+    INTERNAL,
     PING_TIMEOUT,
     PROTOCOL_ERROR,
+    TOKEN_EXPIRED,
     UNAUTHENTICATED,
     UNSUPPORTED_VERSION,
     Bye,
     ProtocolError,
 )
-from gateway.protocol.requests import cancel_request, create_request, held_task, report_request
+from gateway.protocol.requests import report_request
+from gateway.protocol.rights import Rights
 from gateway.protocol.subscriptions import Subscriptions
-from ledger.model import Head, Key, Receipt, Rejection
+from ledger.model import Facts, Head, Key, Receipt, Rejection
 
 VERSION: Final = 1
 HELLO_SECONDS: Final = 5.0
@@ -64,7 +70,7 @@ class Session:
 
     __slots__ = (
         "_before_hello", "_budget", "_closed", "_heard_at", "_hello_until", "_phase", "_ping_at", "_ping_interval",
-        "_server_time", "_subject", "_tenant", "_unreadable", "client", "epoch", "id", "subscriptions",
+        "_reports_of", "_server_time", "_unreadable", "client", "epoch", "id", "rights", "subscriptions",
     )  # fmt: skip
 
     def __init__(
@@ -88,8 +94,9 @@ class Session:
         self._heard_at = now
         self._ping_at = now + ping_interval_seconds * (1 + ping_phase) / 2
         self._hello_until: float | None = now + HELLO_SECONDS
-        self._tenant: str | None = None
-        self._subject: str | None = None
+        self.rights: Rights | None = None
+        """Who this is, once it has said so, and what it may."""
+        self._reports_of: str | None = None  # as in `rights`: asked for each report
         self._unreadable = 0
         self._before_hello = 0
         self._closed = False
@@ -148,16 +155,17 @@ class Session:
         """Subscribe on behalf of a peer that cannot speak."""
         if self._closed:
             return []
-        if self._tenant is None:
+        if self.rights is None:
             raise AssertionError("watch_one before authenticated")
-        return self.subscriptions.add(self._tenant, task_id, mode="all", cursor=after)
+        tenant, sealed = self.rights.principal.tenant, self.rights.seals("watch", task_id)
+        return self.subscriptions.add(tenant, task_id, mode="all", cursor=after, sealed=sealed)
 
     def _act(self, message: messages.Inbound, now: float) -> Sequence[Effect]:
-        if isinstance(message, messages.Report) and self._tenant is not None:  # nearly all that ever comes
-            return (Submit(message.id, report_request(self._tenant, message)),)
+        if isinstance(message, messages.Report) and self._reports_of is not None:  # nearly all that ever comes
+            return (Submit(message.id, report_request(self._reports_of, message)),)
         if isinstance(message, messages.Hello):
             return self._hello(message)
-        if self._tenant is None:
+        if self.rights is None:
             self._before_hello += 1
             if self._before_hello > MESSAGES_BEFORE_HELLO:
                 return self.end(PROTOCOL_ERROR)
@@ -165,22 +173,22 @@ class Session:
             return [Send(_PONG)]
         if isinstance(message, messages.Pong):
             return []
-        if self._tenant is None:
+        if self.rights is None:
             raise ProtocolError("hello_required", "Send hello first; no other message is answered before welcome.")
-        return self._serve(self._tenant, message, now)
+        return self._serve(self.rights, message, now)
 
-    def _serve(self, tenant: str, message: messages.Inbound, now: float) -> Sequence[Effect]:
+    def _serve(self, rights: Rights, message: messages.Inbound, now: float) -> Sequence[Effect]:
+        principal, tenant = rights.principal, rights.principal.tenant
         match message:
-            case messages.Create():
-                return [Submit(message.id, create_request(tenant, message))]
-            case messages.Cancel():
-                return [Submit(message.id, cancel_request(tenant, message))]
+            case messages.Report() | messages.Create() | messages.Cancel():
+                return [Submit(message.id, wish(principal, message))]
             case messages.Beat():
-                return [Beats([held_task(tenant, one) for one in message.task_ids])]
+                check(principal, "report")
+                return [Beats(held_tasks(principal, message.task_ids))]
             case messages.Subscribe():
-                return self._subscribe(tenant, message, now)
+                return self._subscribe(rights, message, now)
             case messages.Attend():
-                return self._attend(tenant, message)
+                return self._attend(rights, message)
             case messages.Unsubscribe():
                 ended = [e for task_id in message.task_ids for e in self.subscriptions.remove(tenant, task_id)]
                 return [*ended, Send(codec.reply(message.id))]
@@ -189,14 +197,16 @@ class Session:
         raise AssertionError(f"no case for {message!r}")  # pragma: no cover - the types above are all there are
 
     def _hello(self, hello: messages.Hello) -> list[Effect]:
-        if self._tenant is not None:
+        if self.rights is not None:
             raise ProtocolError("bad_request", "hello was said already; use refresh to change the token.")
         if hello.v != VERSION:
             return self.end(UNSUPPORTED_VERSION)
         self.client = hello.client
         return [Authenticate(hello.token)]
 
-    def _subscribe(self, tenant: str, message: messages.Subscribe, now: float) -> list[Effect]:
+    def _subscribe(self, rights: Rights, message: messages.Subscribe, now: float) -> list[Effect]:
+        check(rights.principal, "watch")
+        tenant = rights.principal.tenant
         for wanted in message.tasks:
             codec.check_task_id(wanted.task_id)
         self.subscriptions.check_room(tenant, [wanted.task_id for wanted in message.tasks], attending=False)
@@ -205,41 +215,57 @@ class Session:
             wait_ms = message.wait_ms if wanted.wait_ms is None else wanted.wait_ms
             wait_until = now + wait_ms / 1000 if wait_ms else None
             out += self.subscriptions.add(
-                tenant, wanted.task_id, mode=message.mode, cursor=wanted.after, wait_until=wait_until
+                tenant,
+                wanted.task_id,
+                mode=message.mode,
+                cursor=wanted.after,
+                wait_until=wait_until,
+                sealed=rights.seals("watch", wanted.task_id),
             )
         return out
 
-    def _attend(self, tenant: str, message: messages.Attend) -> list[Effect]:
+    def _attend(self, rights: Rights, message: messages.Attend) -> list[Effect]:
+        check(rights.principal, "report")
+        tenant = rights.principal.tenant
         for task_id in message.task_ids:
             codec.check_task_id(task_id)
         self.subscriptions.check_room(tenant, message.task_ids, attending=True)
         out: list[Effect] = [Send(codec.reply(message.id))]
         for task_id in message.task_ids:
-            out += self.subscriptions.add(tenant, task_id, mode="cancels")
+            sealed = rights.seals("report", task_id)
+            out += self.subscriptions.add(tenant, task_id, mode="cancels", sealed=sealed)
         return out
 
     # What comes back from the gateway
 
-    def authenticated(self, tenant: str, subject: str, *, refresh: int | str | None = None) -> list[Effect]:
-        """The token of hello or refresh belongs to this principal."""
+    def authenticated(
+        self, principal: Principal, *, now: float, lasts: float | None = None, refresh: int | str | None = None
+    ) -> list[Effect]:
+        """The token of hello or refresh belongs to this principal, for so many seconds more."""
         if self._closed:
             return []
-        if refresh is not None:
-            if (tenant, subject) != (self._tenant, self._subject):
-                error = ProtocolError("forbidden", "This token belongs to somebody else; open another connection.")
-                return [Send(codec.refusal(refresh, error))]
+        before = self.rights
+        if before is not None and not before.is_of(principal):
+            error = ProtocolError("forbidden", "This token belongs to somebody else; open another connection.")
+            return [Send(codec.refusal(refresh, error))]
+        rights = self.rights = Rights(principal, now=now, lasts=lasts)
+        self._reports_of = rights.reports_of
+        if before is not None:
+            if principal.grants != before.principal.grants:
+                self.subscriptions.seal(rights.seals)
             return [Send(codec.reply(refresh))]
-        bye = self._budget.join(tenant, subject)
+        bye = self._budget.join(principal.tenant, principal.subject)
         if bye is not None:
             return self.end(bye)
-        self._tenant, self._subject = tenant, subject
         self._hello_until = None
-        return [Send(self._welcome())]
+        interval_ms = round(self._ping_interval * 1000)
+        return [Send(codec.welcome(VERSION, self.id, self.epoch, interval_ms, self._server_time))]
 
     def refused(self, error: ProtocolError, *, refresh: int | str | None = None) -> list[Effect]:
         """The token is not valid. A failed refresh leaves the connection as it was."""
         if refresh is None or self._closed:
-            return self.end(UNAUTHENTICATED)
+            retryable = ERRORS[error.code].retryable
+            return self.end(replace(INTERNAL, message=error.message) if retryable else UNAUTHENTICATED)
         return [Send(codec.refusal(refresh, error))]
 
     def settled(self, id_: int | str | None, answer: Receipt | Rejection | ProtocolError) -> list[Send]:
@@ -256,9 +282,16 @@ class Session:
         """Live transitions of one watched task, in order."""
         return [] if self._closed else self.subscriptions.deliver(events)
 
-    def read(self, reads: Sequence[Read]) -> list[Effect]:
-        """What the reads of `Subscriptions.due_reads` have brought."""
-        return [] if self._closed else [effect for found in reads for effect in self.subscriptions.read(found)]
+    def read(self, reads: Sequence[Read], facts: Mapping[Key, Facts] | None = None) -> list[Effect]:
+        """What the reads of `Subscriptions.due_reads` have brought.
+
+        `facts` are those of the tasks whose subscriptions are sealed (`Subscriptions.sealed_keys`), read after them.
+        """
+        if self._closed:
+            return []
+        if facts is not None and self.rights is not None:
+            reads = [self.rights.judged(found, facts, self.subscriptions) for found in reads]
+        return [effect for found in reads for effect in self.subscriptions.read(found)]
 
     def read_failed(self, wants: Sequence[Want]) -> None:
         """The ledger could not be read."""
@@ -279,7 +312,7 @@ class Session:
 
     def notice(self, kind: str) -> list[Effect]:
         """Tell the client how the server is: `degraded` or `restored`."""
-        return [] if self._tenant is None or self._closed else [Send(codec.frame("notice", kind=kind))]
+        return [] if self.rights is None or self._closed else [Send(codec.frame("notice", kind=kind))]
 
     def begin_anew(self) -> list[Effect]:
         """The ledger's history is another one: the client has to come back and show its cursors."""
@@ -301,7 +334,8 @@ class Session:
     def next_tick(self) -> float:
         """When `tick` must be called next, in monotonic seconds."""
         at = min(self._ping_at, self._heard_at + self._ping_interval * DEAD_AFTER_INTERVALS)
-        for other in (self._hello_until, self.subscriptions.next_wait()):
+        expiry = None if self.rights is None else self.rights.next_at
+        for other in (self._hello_until, self.subscriptions.next_wait(), expiry):
             if other is not None and other < at:
                 at = other
         return at
@@ -314,7 +348,10 @@ class Session:
             return self.end(HELLO_TIMEOUT)
         if self.is_dead(silent_since=self._heard_at, now=now):
             return self.end(PING_TIMEOUT)
+        if self.rights is not None and self.rights.have_expired(now):
+            return self.end(TOKEN_EXPIRED)
         out = self.subscriptions.give_up_waiting(now)
+        out += self.rights.warn(now) if self.rights is not None else ()
         if now >= self._ping_at:
             self._ping_at = now + self._ping_interval
             out.append(Send(_PING))
@@ -323,20 +360,3 @@ class Session:
     def is_dead(self, *, silent_since: float, now: float) -> bool:
         """Whether a peer without a sign of life since then is to be given up."""
         return now >= silent_since + self._ping_interval * DEAD_AFTER_INTERVALS  # as in `next_tick`, to the last bit
-
-    def _welcome(self) -> bytes:
-        return codec.frame(
-            "welcome",
-            v=VERSION,
-            session=self.id,
-            epoch=self.epoch,
-            ping_interval_ms=round(self._ping_interval * 1000),
-            server_time=self._server_time,
-            limits={
-                "frame_bytes": codec.FRAME_BYTES,
-                "data_bytes": messages.DATA_BYTES,
-                "result_bytes": messages.RESULT_BYTES,
-                "messages_per_frame": messages.MESSAGES_PER_FRAME,
-                "subscriptions": messages.SUBSCRIPTIONS,
-            },
-        )

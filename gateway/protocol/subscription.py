@@ -21,11 +21,11 @@ class Subscription:
     """Begun by `subscribe` or `attend`; `Subscriptions` holds it until its task has ended."""
 
     __slots__ = (
-        "announced", "beat_age_ms", "believed", "catchup", "cursor", "ends_at", "jumped", "liveness", "mode", "seen_at",
-        "slot", "task", "task_id",
+        "announced", "barred", "beat_age_ms", "believed", "catchup", "cursor", "ends_at", "jumped", "liveness", "mode",
+        "sealed", "seen_at", "slot", "stirred", "task", "task_id",
     )  # fmt: skip
 
-    def __init__(self, slot: Slot, task_id: str, mode: Mode, cursor: Cursor | None) -> None:
+    def __init__(self, slot: Slot, task_id: str, mode: Mode, cursor: Cursor | None, *, sealed: bool = False) -> None:
         self.slot = slot
         self.task_id = task_id
         self.mode: Mode = mode
@@ -39,6 +39,25 @@ class Subscription:
         self.seen_at = 0  # … when the task had come to this sequence
         self.beat_age_ms: int | None = None
         self.believed: Liveness = Liveness.LIVE  # what the client must take it for: a worker that reports is alive
+
+        self.sealed = sealed  # nothing of the task is told until its row has said that this is granted
+        self.barred = False  # and it never will
+        self.stirred = False  # something has happened to the sealed task during a read
+
+    def stir(self) -> None:
+        """Something has happened to the sealed task: its row may say more than before."""
+        if self.barred:
+            return
+        if self.catchup.reading:
+            self.stirred = True
+        else:
+            self.catchup.due = True
+
+    def settle(self) -> None:
+        """A read is over: is another one needed?"""
+        if self.stirred:
+            self.stirred = False
+            self.catchup.due = not self.barred
 
     @property
     def needs_snapshot(self) -> bool:

@@ -6,9 +6,10 @@ Modes: `all` (every transition), `latest` (the newest snapshot), `cancels` (a wo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
+from gateway.principal import Verb
 from gateway.protocol import codec
 from gateway.protocol.burst import Burst
 from gateway.protocol.effects import Effect, Event, Read, Send, Slot, Unwatch, Want, Watch
@@ -59,11 +60,12 @@ class Subscriptions:
         mode: Mode,
         cursor: Cursor | None = None,
         wait_until: float | None = None,
+        sealed: bool = False,
     ) -> list[Effect]:
-        """Begin, or begin anew from another cursor."""
+        """Begin, or begin anew from another cursor. `sealed`: `unseal` has to come before anything is told."""
         key = task_key(tenant, task_id)
         slot = (key, mode == "cancels")
-        subscription = Subscription(slot, task_id, mode, cursor)
+        subscription = Subscription(slot, task_id, mode, cursor, sealed=sealed)
         if cursor is not None and cursor.epoch != self._epoch:
             subscription.jump("other_epoch", cursor)
         watched = self._watches(key)
@@ -99,10 +101,14 @@ class Subscriptions:
         key = key_events[0].transition.key
         for slot in ((key, False), (key, True)):
             subscription = self._by_slot.get(slot)
-            if subscription is not None:
+            if subscription is None:
+                continue
+            if subscription.sealed:
+                subscription.stir()
+            else:
                 offer = subscription.catchup.offer
                 out += self._give(subscription, [ready for event in key_events for ready in offer(event)])
-                self._note_due(subscription)
+            self._note_due(subscription)
         return out
 
     def sweep(self) -> list[Effect]:
@@ -144,15 +150,47 @@ class Subscriptions:
         subscription = self._by_slot.get(found.want.slot)
         if subscription is None or not subscription.catchup.reading:
             return []  # ended, or begun anew, in the meantime
-        out = self._join_unknown(subscription) if found.head is None else self._join(subscription, found, found.head)
+        if found.head is not None:
+            out = self._join(subscription, found, found.head)
+        elif self._is_taken_back(subscription):
+            out = [*self._announce(subscription, verdict="unknown", seq=0, waiting=False)]
+            return [*out, *self._drop(subscription.slot)]
+        else:
+            out = self._join_unknown(subscription)
+        subscription.settle()
         self._note_due(subscription)
         self._note_untold(subscription)
         return out
 
+    # What the task's row has to say
+
+    def seal(self, needs: Callable[[Verb, str], bool]) -> None:
+        """What is granted has changed: whatever `needs` it is not told on before its row was read."""
+        for slot, subscription in self._by_slot.items():
+            was, subscription.barred = subscription.sealed, False
+            subscription.sealed = needs("report" if slot[1] else "watch", subscription.task_id)
+            if was or subscription.sealed:
+                subscription.catchup.fail_read()
+                self._note_due(subscription)
+
+    def sealed_keys(self, wants: Iterable[Want]) -> list[Key]:
+        """The tasks whose rows have to be read for these."""
+        return list(dict.fromkeys(want.slot[0] for want in wants if self.sealed_task(want.slot) is not None))
+
+    def sealed_task(self, slot: Slot) -> str | None:
+        """The task id of a sealed subscription."""
+        subscription = self._by_slot.get(slot)
+        return subscription.task_id if subscription is not None and subscription.sealed else None
+
+    def judge(self, slot: Slot, *, granted: bool, for_ever: bool) -> None:
+        """What the row says: that it is granted, or not; then, whether it is of use to look again."""
+        self._by_slot[slot].sealed = not granted
+        self._by_slot[slot].barred = for_ever and not granted
+
     def see(self, key: Key, head: Head) -> None:
         """How the worker of a watched task is just now; who attends to the task is the worker."""
         subscription = self._by_slot.get((key, False))
-        if subscription is not None and head.seq >= subscription.catchup.delivered:
+        if subscription is not None and not subscription.sealed and head.seq >= subscription.catchup.delivered:
             subscription.see(head)
             self._note_untold(subscription)
 
@@ -192,7 +230,8 @@ class Subscriptions:
         out: list[Effect] = []
         for slot in [slot for slot, until in self._waits.items() if until <= now]:
             subscription = self._by_slot[slot]
-            if subscription.catchup.reading or subscription.catchup.due:
+            looked = subscription.sealed and subscription.announced  # one that is stirred on and on is never at rest
+            if (subscription.catchup.reading or subscription.catchup.due) and not looked:
                 self._waits[slot] = now + 1  # nobody could look yet
                 continue
             out += self._announce(subscription, verdict="unknown", seq=0, waiting=False)
@@ -276,6 +315,12 @@ class Subscriptions:
         if jumped is not None:
             reason, cursor = jumped
             yield Send(codec.jump_notice(subscription.task_id, reason, cursor, Cursor(self._epoch, seq)))
+
+    def _is_taken_back(self, subscription: Subscription) -> bool:
+        """Whether it was told of before, and is not granted any more."""
+        if not subscription.sealed or subscription.mode == "cancels":
+            return False
+        return subscription.announced and subscription.slot not in self._waits
 
     def _watches(self, key: object) -> bool:
         return any(slot in self._by_slot for slot in ((key, False), (key, True)))

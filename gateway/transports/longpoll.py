@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from gateway.hub import Hub
 from gateway.protocol.burst import Burst
@@ -36,9 +37,19 @@ class _Bell:
         self.rung.set()
 
 
-async def wait_for(hub: Hub, reader: Reader, tenant: str, task_id: str, *, after: int, seconds: float) -> Task | None:
+async def wait_for(
+    hub: Hub,
+    reader: Reader,
+    tenant: str,
+    task_id: str,
+    *,
+    after: int,
+    seconds: float,
+    granted: Callable[[Task | None], Task | None],
+) -> Task | None:
     """The task once its sequence is beyond `after` or it has ended, or as it is after `seconds`; None: unknown still.
 
+    `granted` gives None for a task that is not: it is waited for like one that is not there.
     The hub rings first, then the ledger is read, so nothing falls in between. Raises `Unavailable`.
     """
     key = task_key(tenant, task_id)
@@ -52,6 +63,7 @@ async def wait_for(hub: Hub, reader: Reader, tenant: str, task_id: str, *, after
             bell.rung.clear()
             task = await reader.task(tenant, task_id)
             hub.seen(key, None if task is None else task.head)
+            task = granted(task)
             if (task is not None and (task.seq > after or task.status in TERMINAL)) or bell.over:
                 return task
             if loop.time() >= deadline:

@@ -17,6 +17,7 @@ from aiohttp import WSCloseCode, WSMsgType
 from msgspec.structs import replace
 
 from gateway.connection import Connection
+from gateway.identity import Visitor
 from gateway.inflow import FRAME_BYTES, FRAMES_PER_TURN
 from gateway.limits.allowance import Allowance
 from gateway.protocol import codec
@@ -61,14 +62,13 @@ class WebSockets:
         transport: asyncio.Transport,
         *,
         key: str,
-        token: str | None,
-        address: str,
+        visitor: Visitor,
         allowance: Allowance,
         unread: bytes,
     ) -> None:
         """Answer an upgrade that was admitted, and serve who asked for it, from what has come behind it on.
 
-        `address`: of the client, for the log. The allowance is closed with the socket.
+        The allowance is closed with the socket.
         """
         services = self.services
         socket = WebSocket(self, transport, allowance)
@@ -76,7 +76,7 @@ class WebSockets:
         self._open.add(socket)
         transport.write(switching(key))
         if services.hub.connections < services.max_connections:
-            connection = Connection(services, socket, token=token, address=address, allowance=allowance)
+            connection = Connection(services, socket, visitor, allowance)
             services.admission.enter(connection.session)
             socket.serve(connection)
             connection.open()

@@ -1,5 +1,5 @@
 -- The whole schema as it stands, for reading. The numbered files in migrations/ make it; a test compares the two.
--- PostgreSQL 15 to 18, no extension. Every primary and unique key begins with the task's key, so that the tables can be
+-- PostgreSQL 15 to 18, no extension. Every primary and unique key of tasks begins with the task's key, so that the tables can be
 -- distributed by it.
 
 create schema ledger;
@@ -110,3 +110,30 @@ select
 from ledger.epoch e
 join pg_database d on d.datname = current_database()
 where e.only_one; -- as the planner knows, one row
+
+-- Who may come in besides those whom a token file or an issuer vouches for. Few rows; not distributed.
+create table ledger.api_key (
+    id         text        primary key,     -- public, the middle of lwk_<id>_<secret>
+    tenant     text        not null,
+    subject    text        not null,
+    grants     text[]      not null,        -- in the words of docs/security.md
+    digest     bytea       not null,        -- sha256 of the secret, which has 256 random bits and is nowhere
+    created_at timestamptz not null default now(),
+    expires_at timestamptz,                 -- null: never by itself
+    revoked_at timestamptz
+);
+
+-- Tickets that were given and not used yet. Whoever deletes the row has used it, on whatever node.
+create table ledger.ticket (
+    digest     bytea       primary key,     -- sha256 of the ticket
+    tenant     text        not null,
+    subject    text        not null,
+    grants     text[]      not null,
+    issuer     text,                        -- of the token that it was given for, as the two below
+    token_id   text,
+    token_ends timestamptz,
+    expires_at timestamptz not null
+);
+
+create index ticket_by_principal on ledger.ticket (tenant, subject);
+create index ticket_by_time on ledger.ticket (expires_at);

@@ -18,8 +18,9 @@ from gateway.protocol.messages import TYPES
 from ledger import epoch
 from tests.support.gateway import ROOT, Peer, in_process
 from tests.support.limits import generous
-from tests.support.postgres import address_of, through
+from tests.support.postgres import address_of, temporary_folder, through
 from tests.support.proxy import Link, Proxy
+from tests.support.tokens import SECRET, auth_file, token
 
 DOCUMENT = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 CONVERSATIONS = dict(re.findall(r"```conversation (\S+)\n(.*?)```", DOCUMENT, re.DOTALL))
@@ -36,6 +37,7 @@ BY_KIND = {
     "beat_at",
     "beat_age_ms",
     "retry_after_ms",
+    "expires_in_ms",
 }
 SERVER_TYPES = {
     "welcome", "reply", "subscribed", "snapshot", "transition", "liveness", "cancel", "notice", "ping", "pong", "bye",
@@ -52,7 +54,10 @@ async def test_conversation_goes_as_written(name: str, database: str) -> None:
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(Proxy(address_of(database)))
         dsn = through(database, proxy.port)
-        gateway = await stack.enter_async_context(in_process(dsn, ping_interval_seconds=seconds))
+        settings: dict[str, Any] = {"ping_interval_seconds": seconds}
+        if "$token" in CONVERSATIONS[name]:
+            settings["auth_file"] = auth_file(stack.enter_context(temporary_folder()))
+        gateway = await stack.enter_async_context(in_process(dsn, **settings))
         peers: dict[str, Peer] = {}
         shown = ""
         for line in lines:
@@ -66,7 +71,7 @@ async def test_conversation_goes_as_written(name: str, database: str) -> None:
             if who not in peers:
                 peers[who] = await stack.enter_async_context(gateway.client(hello=False))
             if line[len(who)] == ">":
-                await peers[who].send_text(text.replace("$epoch", shown))
+                await peers[who].send_text(with_tokens(text.replace("$epoch", shown)))
                 continue
             got = await peers[who].receive(pings=True)
             received += 1
@@ -105,6 +110,11 @@ async def test_request_is_answered_as_written(name: str, database: str) -> None:
     assert got
 
 
+def with_tokens(text: str) -> str:
+    """The text with `$token-60s` replaced by a token that lasts so long: of alice, a user, at acme."""
+    return re.sub(r"\$token-(\d+)s", lambda found: token(SECRET, "HS256", iss="acme", lasts=int(found[1])), text)
+
+
 def comparable(value: Any, name: str = "") -> Any:
     """The value with the members that differ from run to run replaced by their kind."""
     if name in BY_KIND:
@@ -124,7 +134,7 @@ def test_every_message_has_a_literal_frame() -> None:
         notices.update(re.findall(r'"type":"notice","kind":"(\w+)"', line))
     assert sent == TYPES | {"dance"}
     assert got == SERVER_TYPES
-    assert notices == {"degraded", "restored", "jumped"}
+    assert notices == {"degraded", "restored", "jumped", "token_expiring"}
 
 
 def test_bounds_of_a_batch_are_those_of_the_code() -> None:

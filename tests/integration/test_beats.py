@@ -54,8 +54,8 @@ async def test_a_flood_of_beats_costs_nobody_else_the_sign_of_life(database: str
     async with node(database) as it:
         await it.receipt(Report(tenant=TENANT, task_id="a"))
         before = (await it.row())["beat_at"]
-        it.beats.add([(task_key("flood", str(number)), None) for number in range(BEATS_HELD + 1)], "a flood")
-        it.beats.add([(task_key(TENANT, "a"), None)], "a worker")
+        it.beats.add([(task_key("flood", str(number)), None, None) for number in range(BEATS_HELD + 1)], "a flood")
+        it.beats.add([(task_key(TENANT, "a"), None, None)], "a worker")
 
         async def beaten() -> bool:
             return bool((await it.row())["beat_at"] > before)

@@ -76,7 +76,7 @@ class Storm:
                 said = self.report(task_id, idem=fingerprint("key", next(self.names)))
                 await asyncio.gather(*(self.say(said, dice.choice(self.nodes)) for _ in range(2)))
             elif kind < 0.8:
-                at.beats.add([(task_key(TENANT, task_id), None)])
+                at.beats.add([(task_key(TENANT, task_id), None, None)])
             else:
                 await self.say(self.rarely(task_id), at)
 

@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from gateway.protocol import codec, messages
+from gateway.protocol.access import held_tasks
 from gateway.protocol.codec import FRAME_BYTES, Unreadable, decode, payload
 from gateway.protocol.errors import BYES, ERRORS, ProtocolError
 from gateway.protocol.messages import MESSAGES_PER_FRAME, Cursor, Inbound
-from gateway.protocol.requests import cancel_request, create_request, held_task, report_request
+from gateway.protocol.requests import cancel_request, create_request, report_request
 from ledger.machine import CancelStage, Liveness, Status
 from ledger.model import Cancel, Receipt, Task, Transition
+from tests.support.principals import somebody
 
 SETTINGS: Final = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 KINDS: Final = get_args(Inbound)
@@ -76,7 +78,7 @@ def outcome(frame: str) -> list[Inbound | Unreadable]:
                 case messages.Cancel():
                     cancel_request("t", one)
                 case messages.Beat():
-                    assert len([held_task("t", held) for held in one.task_ids]) == len(one.task_ids)
+                    assert len(held_tasks(somebody(), one.task_ids)) == len(one.task_ids)
                 case _:
                     members_of(codec.reply(getattr(one, "id", None)))
         except ProtocolError as error:

@@ -21,6 +21,7 @@ from gateway.protocol.subscriptions import Subscriptions
 from gateway.sending import Sending
 from ledger.model import CancelRequest, Report, task_key
 from tests.property.paper_gateway import EPOCH, PaperConnection, PaperTasks
+from tests.support.principals import somebody
 
 TASKS: Final = ("a", "b", "c")
 
@@ -124,7 +125,7 @@ class Weather:
         self.tasks = PaperTasks()
         self.connection = FastConnection(self.tasks, box, subscriptions)
         self.connection.perform(self.connection.session.receive('{"type":"hello","v":1}', 1_000.0))
-        self.connection.identified(self.connection.session.authenticated("tenant", "subject"))
+        self.connection.identified(self.connection.session.authenticated(somebody("tenant", "subject"), now=0.0))
         self.asked = 0
 
     def say(self, **message: Any) -> None:

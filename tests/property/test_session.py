@@ -36,6 +36,7 @@ from ledger.machine import Status
 from ledger.model import CancelRequest, Head, Key, Report, task_key
 from tests.property.paper_gateway import EPOCH, PING_SECONDS, TENANT, PaperConnection, PaperTasks
 from tests.property.paper_peer import Json, PaperPeer
+from tests.support.principals import somebody
 
 TASKS: Final = tuple("abcdefgh")
 HELLO_SECONDS: Final = 5.0
@@ -214,7 +215,7 @@ class SessionMachine(RuleBasedStateMachine):
             effects = session.refused(ProtocolError("unauthenticated", "No."), refresh=asking.refresh)
         else:
             subject = "somebody" if who == "same" or asking.refresh is None else "else"
-            effects = session.authenticated(TENANT, subject, refresh=asking.refresh)
+            effects = session.authenticated(somebody(TENANT, subject), now=0.0, refresh=asking.refresh)
             if asking.refresh is None and not session.closed:
                 self.hello_until = None
         self.connection.identified(effects)

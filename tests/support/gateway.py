@@ -16,6 +16,7 @@ from typing import Any, Self
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
 
+from gateway.auth.api_keys import RECHECK_SECONDS
 from gateway.hub import REREAD_SECONDS
 from gateway.runtime import running
 from gateway.settings import GatewaySettings
@@ -102,10 +103,14 @@ class Peer:
 
 
 @asynccontextmanager
-async def in_process(dsn: str, *, reread_seconds: float = REREAD_SECONDS, **settings: Any) -> AsyncIterator[Gateway]:
+async def in_process(
+    dsn: str, *, reread_seconds: float = REREAD_SECONDS, recheck_seconds: float = RECHECK_SECONDS, **settings: Any
+) -> AsyncIterator[Gateway]:
     """A gateway on this event loop, on a port of its own."""
     given: dict[str, Any] = {"ledger": generous(database_url=dsn), "port": 0, "drain_seconds": 1.0, **settings}
-    async with running(GatewaySettings(**given), dsn, reread_seconds=reread_seconds) as port:
+    async with running(
+        GatewaySettings(**given), dsn, reread_seconds=reread_seconds, recheck_seconds=recheck_seconds
+    ) as port:
         yield Gateway(port)
 
 

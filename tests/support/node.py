@@ -94,7 +94,9 @@ class Node(Asking):
     async def beat(self, *held: tuple[str, int | None]) -> None:
         """These workers beat; returns when it is written."""
         before = (await self.row("metronome"))["beat_at"]
-        self.beats.add([(task_key(TENANT, task_id), attempt) for task_id, attempt in (*held, ("metronome", None))])
+        self.beats.add(
+            [(task_key(TENANT, task_id), attempt, None) for task_id, attempt in (*held, ("metronome", None))]
+        )
 
         async def written() -> bool:
             return bool((await self.row("metronome"))["beat_at"] > before)

@@ -17,12 +17,14 @@ from msgspec.structs import replace
 
 from gateway.admission import Admission
 from gateway.auth import Principal
+from gateway.auth.tickets import TicketOffice
 from gateway.bus.local import LocalBus
 from gateway.bus.port import Hint
 from gateway.connection import Connection
 from gateway.hub import Hub
 from gateway.limits.quotas import Quotas
 from gateway.limits.rates import Limits
+from gateway.principal import EVERYTHING
 from gateway.protocol.burst import Piece, frames_of
 from gateway.protocol.errors import Bye
 from gateway.replay import Replays
@@ -36,6 +38,7 @@ from ledger.pool import Pools
 from ledger.reader import Reader
 from ledger.reaper import Reaper
 from ledger.settings import LedgerSettings
+from ledger.tickets import Tickets
 from ledger.writer import Writer
 from tests.support.postgres import Cluster, temporary_database
 
@@ -69,7 +72,7 @@ class OneTenant:
         self._tenant = tenant
 
     async def authenticate(self, token: str | None) -> Principal:
-        return Principal(tenant=self._tenant, subject="watcher")
+        return Principal(tenant=self._tenant, subject="watcher", grants=EVERYTHING)
 
 
 class Watching:
@@ -228,6 +231,7 @@ async def _opened(
             replays=Replays(reader),
             beats=Beats(here.control),
             authenticator=OneTenant(tenant),
+            tickets=TicketOffice(Tickets(here.control)),
             admission=Admission(per_second=0, most_opening=10),
             quotas=Quotas(Limits(), anonymous=False),
             history=history,

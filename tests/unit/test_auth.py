@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.auth import TOKEN_CHARACTERS, Anyone, Principal, TokenFile
+from gateway.auth import Anyone, Principal, TokenFile
+from gateway.auth.token_file import TOKEN_CHARACTERS
+from gateway.principal import EVERYTHING
 from gateway.protocol.errors import ProtocolError
 from ledger.errors import SettingsError
 
@@ -43,16 +45,16 @@ def refused(path: Path) -> str:
 async def test_without_authentication_everybody_is_one_principal() -> None:
     """Whatever the token."""
     for token in (None, "", "anything", "\ud800"):
-        assert await Anyone().authenticate(token) == Principal(tenant="default", subject="anyone")
+        assert await Anyone().authenticate(token) == Principal(tenant="default", subject="anyone", grants=EVERYTHING)
 
 
 async def test_a_token_belongs_to_the_principal_of_its_line(path: Path) -> None:
     """Comments and empty lines are skipped; a subject may have several tokens."""
     text = f"# people\n\nacme alice {ALICE}  # her phone\n  acme\talice {BOB}\r\nother bob@x.y {'x' * 32}\n"
     tokens = TokenFile.read(written(path, text))
-    assert await tokens.authenticate(ALICE) == Principal(tenant="acme", subject="alice")
-    assert await tokens.authenticate(BOB) == Principal(tenant="acme", subject="alice")
-    assert await tokens.authenticate("x" * 32) == Principal(tenant="other", subject="bob@x.y")
+    assert await tokens.authenticate(ALICE) == Principal(tenant="acme", subject="alice", grants=EVERYTHING)
+    assert await tokens.authenticate(BOB) == Principal(tenant="acme", subject="alice", grants=EVERYTHING)
+    assert await tokens.authenticate("x" * 32) == Principal(tenant="other", subject="bob@x.y", grants=EVERYTHING)
 
 
 @pytest.mark.parametrize("token", [None, "", ALICE[:-1], ALICE + "x", ALICE.upper(), f" {ALICE}", "\ud800", "é" * 40])

@@ -29,6 +29,7 @@ from gateway.protocol.session import MESSAGES_BEFORE_HELLO, UNREADABLE_FRAMES, S
 from ledger.machine import CancelStage, Status
 from ledger.model import Cancel, CancelRequest, Create, Receipt, Rejection, Report, task_key
 from tests.property.paper_gateway import PaperTasks
+from tests.support.principals import somebody
 
 START = 1_000.0
 HELLO = '{"type":"hello","v":1}'
@@ -46,7 +47,7 @@ def opened() -> Session:
     """A connection after welcome."""
     made = session()
     assert hear(made, HELLO) == [Authenticate(None)]
-    assert len(made.authenticated("tenant", "me")) == 1
+    assert len(made.authenticated(somebody("tenant", "me"), now=0.0)) == 1
     return made
 
 
@@ -70,7 +71,7 @@ def test_hello_is_answered_with_welcome() -> None:
     made = session()
     assert ask(made, type="hello", v=1, token="secret", client="tests/1") == [Authenticate("secret")]
     assert made.client == "tests/1"
-    assert made.authenticated("tenant", "me") == [
+    assert made.authenticated(somebody("tenant", "me"), now=0.0) == [
         Send(
             b'{"type":"welcome","v":1,"session":"s-1","epoch":"e-1","ping_interval_ms":10000,'
             b'"server_time":"2026-01-01T00:00:00Z","limits":{"frame_bytes":65536,"data_bytes":16384,'
@@ -105,7 +106,7 @@ def test_hello_is_said_once() -> None:
     made = session()
     effects = made.receive(f'[{HELLO},{HELLO},{{"type":"ping"}}]', START)
     assert next(effects) == Authenticate(None)
-    made.authenticated("tenant", "me")
+    made.authenticated(somebody("tenant", "me"), now=0.0)
     again, pong = said([*effects])
     assert (again["error"]["code"], pong) == ("bad_request", {"type": "pong"})
     assert said(hear(made, HELLO))[0]["error"]["code"] == "bad_request"
@@ -117,7 +118,7 @@ def test_hello_and_what_follows_it_may_come_in_one_frame() -> None:
     made = session()
     effects = made.receive(frame, START)
     assert next(effects) == Authenticate(None)
-    made.authenticated("tenant", "me")
+    made.authenticated(somebody("tenant", "me"), now=0.0)
     assert [*effects] == [Send(b'{"type":"reply","id":1,"ok":true}'), Watch(task_key("tenant", "a"))]
     made = session()
     effects = made.receive(frame, START)
@@ -148,9 +149,11 @@ def test_a_token_that_is_not_valid_ends_the_connection() -> None:
 def test_a_refresh_must_be_of_the_same_principal() -> None:
     """Another tenant or subject opens another connection."""
     made = opened()
-    assert said(made.authenticated("tenant", "me", refresh="r")) == [{"type": "reply", "id": "r", "ok": True}]
+    assert said(made.authenticated(somebody("tenant", "me"), now=0.0, refresh="r")) == [
+        {"type": "reply", "id": "r", "ok": True}
+    ]
     for tenant, subject in (("tenant", "you"), ("other", "me")):
-        (refused,) = said(made.authenticated(tenant, subject, refresh="r"))
+        (refused,) = said(made.authenticated(somebody(tenant, subject), now=0.0, refresh="r"))
         assert refused["error"]["code"] == "forbidden"
 
 
@@ -190,7 +193,9 @@ def test_beats_go_by_the_keys_of_their_tasks() -> None:
     made = opened()
     held: list[Any] = ["a", {"task_id": "b", "attempt": 3}, {"task_id": "c"}]
     keys = [task_key("tenant", task_id) for task_id in "abc"]
-    assert ask(made, type="beat", task_ids=held) == [Beats([(keys[0], None), (keys[1], 3), (keys[2], None)])]
+    assert ask(made, type="beat", task_ids=held) == [
+        Beats([(keys[0], None, None), (keys[1], 3, None), (keys[2], None, None)])
+    ]
     (refused,) = said(ask(made, type="beat", task_ids=["a", "/"]))
     assert (refused["id"], refused["error"]["code"]) == (None, "bad_task_id")
 
@@ -239,7 +244,7 @@ def test_a_peer_that_cannot_speak_is_subscribed() -> None:
     with pytest.raises(AssertionError, match="before authenticated"):
         session().watch_one("a", None)
     made = session()
-    made.authenticated("tenant", "me")
+    made.authenticated(somebody("tenant", "me"), now=0.0)
     assert made.watch_one("a", Cursor("e-1", 2)) == [Watch(task_key("tenant", "a"))]
     assert made.subscriptions.due_reads() == [Want((task_key("tenant", "a"), False), 2)]
 
@@ -269,7 +274,8 @@ def test_after_goodbye_nothing_is_said() -> None:
     receipt = Receipt(task_id="a", seq=2, status=Status.RUNNING, attempt=1, repeat=False)
     later = [
         made.end(PING_TIMEOUT), made.settled(1, receipt), made.settled(1, ProtocolError("busy", "Later.")),
-        made.authenticated("tenant", "me"), made.authenticated("tenant", "me", refresh=1),
+        made.authenticated(somebody("tenant", "me"), now=0.0),
+        made.authenticated(somebody("tenant", "me"), now=0.0, refresh=1),
         made.refused(ProtocolError("unauthenticated", "No.")),
         made.refused(ProtocolError("unauthenticated", "No."), refresh=1), made.deliver([event]),
         made.read(tasks.answer(wants, {}, 10)), made.notice("restored"), made.tick(START + 900),
@@ -310,7 +316,7 @@ def test_a_welcome_in_time_ends_the_wait_for_hello() -> None:
 def test_the_first_ping_comes_at_its_phase_and_the_others_behind_it(phase: float, first: float) -> None:
     """So that the pings of many sessions do not coincide."""
     made = session(phase=phase)
-    made.authenticated("tenant", "me")
+    made.authenticated(somebody("tenant", "me"), now=0.0)
     pings = []
     now = START
     while now < START + 60:
@@ -341,7 +347,7 @@ def test_the_moment_that_is_named_is_the_moment_when_something_is_done(interval:
             session_id="s", epoch="e", ping_interval_seconds=interval, ping_phase=0.3,
             server_time=datetime(2026, 1, 1, tzinfo=UTC), now=START,
         )  # fmt: skip
-        made.authenticated("tenant", "me")
+        made.authenticated(somebody("tenant", "me"), now=0.0)
         heard_at = START + n / 7
         made.heard(heard_at)
         while not made.closed:
@@ -363,7 +369,7 @@ def limited(**limits: float) -> tuple[Session, Quotas]:
 def test_a_message_beyond_a_limit_is_refused_by_its_id() -> None:
     """Also where it is one of many in a frame; those before it have their effect."""
     made, _ = limited(reports_per_second=1)
-    made.authenticated("tenant", "me")
+    made.authenticated(somebody(), now=START)
     frame = json.dumps([{"type": "report", "id": n, "task_id": "t"} for n in range(3)])
     effects = hear(made, frame)
     assert [type(effect) for effect in effects] == [Submit, Submit, Send]
@@ -375,7 +381,7 @@ def test_a_message_beyond_a_limit_is_refused_by_its_id() -> None:
 def test_who_pings_too_often_is_told_goodbye() -> None:
     """And what stands behind it in the frame is not looked at."""
     made, _ = limited(pings_per_second=1)
-    made.authenticated("tenant", "me")
+    made.authenticated(somebody(), now=START)
     effects = hear(made, json.dumps([{"type": "ping"}] * 5))
     assert [frame.get("reason", frame["type"]) for frame in said(effects)] == ["pong", "pong", "rate_limited"]
     assert made.closed
@@ -385,9 +391,9 @@ def test_who_has_too_many_connections_is_told_goodbye_instead_of_welcome() -> No
     """Nothing may follow, also on behalf of a peer that cannot speak."""
     made, quotas = limited(principal_connections=1)
     Allowance(quotas, None, START).join("tenant", "me")
-    assert [frame["reason"] for frame in said(made.authenticated("tenant", "me"))] == ["rate_limited"]
+    assert [frame["reason"] for frame in said(made.authenticated(somebody(), now=START))] == ["rate_limited"]
     assert made.watch_one("t", None) == []
-    assert made.authenticated("tenant", "me") == []
+    assert made.authenticated(somebody(), now=START) == []
 
 
 def test_a_notice_is_told_to_everybody_who_is_welcome() -> None:

@@ -1,8 +1,6 @@
-"""Who is connected: a token becomes a principal.
+"""Static tokens from a file: a line `tenant subject token` per principal, which may do everything in its tenant.
 
-Two ways. Without authentication everybody is the same principal: for development, on loopback only (`gateway.settings`
-refuses it elsewhere). With a token file, a line `tenant subject token` per principal; only digests of the tokens are
-kept in memory, and they are compared in constant time.
+Only digests of the tokens are kept in memory, and they are compared in constant time.
 """
 
 from __future__ import annotations
@@ -12,38 +10,15 @@ import hmac
 import re
 from itertools import takewhile
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
-from msgspec import Struct
-
-from gateway.protocol.errors import ProtocolError
+from gateway.auth.door import refused
+from gateway.principal import EVERYTHING, Principal
 from ledger.errors import SettingsError
 
 TOKEN_CHARACTERS: Final = 32
 """The shortest token taken: 32 random URL-safe characters are 192 bits."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,127}", re.ASCII)
-
-
-class Principal(Struct, frozen=True, kw_only=True):
-    """Who is connected. Only tasks of `tenant` exist for it."""
-
-    tenant: str
-    subject: str
-
-
-class Authenticator(Protocol):
-    """Tells who a token belongs to."""
-
-    async def authenticate(self, token: str | None) -> Principal:
-        """The principal; raises `ProtocolError` `unauthenticated`."""
-
-
-class Anyone:
-    """Development: everybody is one principal, whatever the token."""
-
-    async def authenticate(self, token: str | None) -> Principal:
-        """The one principal."""
-        return Principal(tenant="default", subject="anyone")
 
 
 class TokenFile:
@@ -73,12 +48,16 @@ class TokenFile:
             tenant, subject, token = words
             if len(token) < TOKEN_CHARACTERS:
                 raise SettingsError(f"{path}:{number}: a token needs at least {TOKEN_CHARACTERS} characters.")
-            principal = Principal(tenant=tenant, subject=subject)
+            principal = Principal(tenant=tenant, subject=subject, grants=EVERYTHING)
             if principals.setdefault(_digest(token), principal) != principal:
                 raise SettingsError(f"{path}:{number}: this token is there twice.")
         if not principals:
             raise SettingsError(f"The token file {path} has no token.")
         return cls(principals)
+
+    def takes(self, token: str) -> bool:
+        """A line may hold any word; it is asked last."""
+        return True
 
     async def authenticate(self, token: str | None) -> Principal:
         """Look the token up by its digest."""
@@ -89,7 +68,7 @@ class TokenFile:
                 if hmac.compare_digest(known, digest):
                     found = principal
         if found is None:
-            raise ProtocolError("unauthenticated", "The token is missing or not valid.")
+            raise refused()
         return found
 
 
