@@ -237,6 +237,7 @@ def main() -> int:
     parser.add_argument("--calm-seconds", type=float, default=5.0, help="before it; default %(default)s")
     parser.add_argument("--innocent", type=int, metavar="PORT", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended then, too
     if options.innocent:
         asyncio.run(innocent(options.innocent))
         return 0
