@@ -13,6 +13,7 @@ from ledgerwire.errors import (
     Refused,
     Rejected,
     TaskEnded,
+    Unauthenticated,
     UnknownTask,
     Unreachable,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "TaskEnded",
     "Timing",
     "Transition",
+    "Unauthenticated",
     "UnknownTask",
     "Unreachable",
     "Watcher",

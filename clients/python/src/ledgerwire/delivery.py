@@ -61,6 +61,10 @@ class Delivery:
                 pending.waited = False
                 self._waiters.pop(pending.serial, None)
 
+    async def refresh(self, token: str, timeout_seconds: float) -> None:
+        """Replace the token of the open connection. Raises as `deliver`."""
+        await self.deliver(self.queue.series("-"), "refresh", {"token": token}, timeout_seconds, counted=False)
+
     async def emptied(self, timeout_seconds: float) -> bool:
         """Wait until nothing is unacknowledged. False when the time is over first."""
         if not len(self.queue):

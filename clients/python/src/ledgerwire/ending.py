@@ -10,7 +10,7 @@ from typing import Final
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
 from websockets.http11 import Response
 
-from ledgerwire.errors import LedgerwireError, Refused
+from ledgerwire.errors import LedgerwireError, Refused, Unauthenticated
 from ledgerwire.wire import Bye
 
 _NOT_FOUND: Final = 404
@@ -75,13 +75,19 @@ def _named_time(response: Response) -> float | None:
     return min(max(seconds, 0.0), _LONGEST_NAMED_SECONDS)
 
 
+def is_unauthenticated(error: Exception) -> bool:
+    """Whether the gateway has not taken the token."""
+    return isinstance(error, Said) and error.bye.reason == "unauthenticated"
+
+
 def of_conversation(error: Exception, *, renewable: bool) -> Ending:
-    """An open connection has ended. `renewable`: a new token may be had for one that has expired."""
+    """An open connection has ended. `renewable`: another token may be had for one that was not taken."""
     if isinstance(error, Said):
         bye = error.bye
         why = f"bye {bye.code} {bye.reason}"
-        if not bye.retry and not (renewable and bye.reason == "unauthenticated"):
-            return Ending(why, Refused(bye.code, bye.reason, bye.message))
+        if not bye.retry and not (renewable and is_unauthenticated(error)):
+            kind = Unauthenticated if is_unauthenticated(error) else Refused
+            return Ending(why, kind(bye.code, bye.reason, bye.message))
         return Ending(why, retry_after_seconds=bye.retry_after_seconds)
     if isinstance(error, ConnectionClosed):
         if error.rcvd is None:

@@ -8,6 +8,7 @@ LedgerwireError
 ├── QueueFull         too many reports are waiting for their acknowledgement
 ├── DeliveryTimeout   no acknowledgement in time (also a TimeoutError)
 ├── Refused           the gateway will not have this connection: not to be retried
+│   └── Unauthenticated   no token, or one that is not taken, nor a fresh one of the token function
 ├── Unreachable       no connection for longer than `Timing.unreachable_seconds`
 └── Closed            the worker or watcher has been closed
 """
@@ -86,6 +87,10 @@ class Refused(LedgerwireError):
 
     def __str__(self) -> str:
         return f"{self.reason} ({self.code}): {self.message}"
+
+
+class Unauthenticated(Refused):
+    """There is no token, or it is not taken; where a function gives tokens, a fresh one was not taken either."""
 
 
 class Unreachable(LedgerwireError):

@@ -10,8 +10,7 @@ import asyncio
 import logging
 import random
 import ssl
-from collections.abc import Callable
-from typing import NoReturn, Protocol, TypeAlias
+from typing import NoReturn, Protocol
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -23,9 +22,7 @@ from ledgerwire.ending import Ending, Said, Unfit
 from ledgerwire.errors import LedgerwireError, Unreachable
 from ledgerwire.reporting import Stalled
 from ledgerwire.settings import Timing
-
-Token: TypeAlias = str | Callable[[], str] | None
-"""A token, or what gives the current one each time a connection is opened."""
+from ledgerwire.token import NoToken, Token, Tokens
 
 _log = logging.getLogger("ledgerwire")
 # At level DEBUG websockets logs whole frames, also `hello` with its token: not through this client.
@@ -53,6 +50,9 @@ class Peer(Protocol):
     def next_due(self, now: float) -> float | None:
         """Seconds until `outgoing` should be asked again; None: not before the link is woken."""
 
+    async def renew(self, token: str) -> None:
+        """Tell the gateway the new token, over the connection that is open. Raises LedgerwireError."""
+
     def lost(self) -> None:
         """The connection is gone."""
 
@@ -79,7 +79,7 @@ class Link:
         self._url = url
         self._shown_url = url.partition("?")[0]
         self._peer = peer
-        self._token = token
+        self._tokens = Tokens(token, timing.open_seconds)
         self._client = client
         self._timing = timing
         self._dice = dice
@@ -91,6 +91,8 @@ class Link:
         self._socket: ClientConnection | None = None
         self._welcomed_at: float | None = None
         self._ever_welcomed = False
+        self._asked_anew = False
+        self._renewing: asyncio.Task[None] | None = None
 
     # ── for the owner ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -109,7 +111,7 @@ class Link:
 
     def replace_token(self, token: str) -> None:
         """The token of later connections."""
-        self._token = token
+        self._tokens.replace(token)
 
     def file_descriptor(self) -> int | None:
         """The number of the open socket, for whoever has to let go of it after a fork."""
@@ -119,8 +121,10 @@ class Link:
         """Close the connection, within `close_seconds`, and end."""
         if self._task is None:
             return
-        self._task.cancel()
-        await asyncio.wait({self._task}, timeout=self._timing.close_seconds)
+        running = {task for task in (self._task, self._renewing) if task is not None}
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=self._timing.close_seconds)
 
     # ── from connection to connection ───────────────────────────────────────────────────────────────────────
 
@@ -170,10 +174,12 @@ class Link:
         orderly = True
         try:
             await self._converse(socket)
-        except (Said, Stalled, Unfit, wire.Malformed, ConnectionClosed, OSError) as error:
+        except (Said, Stalled, Unfit, NoToken, wire.Malformed, ConnectionClosed, OSError) as error:
             orderly = isinstance(error, Said)
             since, self._welcomed_at = self._welcomed_at, None
-            renewable = callable(self._token) and since is not None
+            # A token that was not taken is asked for once more; another that is not taken either is the last.
+            renewable = self._tokens.renewable and (since is not None or not self._asked_anew)
+            self._asked_anew = renewable and ending.is_unauthenticated(error)
             lived_seconds = None if since is None else asyncio.get_running_loop().time() - since
             return ending.of_conversation(error, renewable=renewable), lived_seconds
         finally:
@@ -203,7 +209,7 @@ class Link:
 
     async def _converse(self, socket: ClientConnection) -> NoReturn:
         loop = asyncio.get_running_loop()
-        await self._send(socket, wire.hello(self._client, self._current_token()))
+        await self._send(socket, wire.hello(self._client, await self._tokens.fresh()))
         async with asyncio.timeout(self._timing.open_seconds):
             welcome = await self._welcome(socket)
         _log.info("connected to %s as session %s", self._shown_url, welcome.session)
@@ -229,15 +235,6 @@ class Link:
                 raise error
         raise Unfit("both halves of the connection ended without a word")
 
-    def _current_token(self) -> str | None:
-        if not callable(self._token):
-            return self._token
-        try:
-            return self._token()
-        except Exception as error:
-            sentence = f"the token function failed: {type(error).__name__}"
-            raise Unfit(sentence) from error
-
     async def _welcome(self, socket: ClientConnection) -> wire.Welcome:
         while True:
             message = wire.decode(await socket.recv(decode=False))
@@ -260,11 +257,28 @@ class Link:
                     await self._send(socket, wire.PONG)
                 case "bye":
                     raise Said(wire.bye(message))
+                case "notice" if message.get("kind") == "token_expiring":
+                    self._renew()
                 case _:
                     await self._peer.received(message)
             count += 1
             if count % _YIELD_EVERY == 0:  # frames that are there already are read without a pause for others
                 await asyncio.sleep(0)
+
+    def _renew(self) -> None:
+        if self._renewing is None or self._renewing.done():
+            self._renewing = asyncio.create_task(self._renew_token(), name="ledgerwire token renewal")
+
+    async def _renew_token(self) -> None:
+        if not self._tokens.renewable:
+            _log.warning("the token for %s expires, and there is no function that gives another", self._shown_url)
+            return
+        try:
+            token = await self._tokens.fresh()
+            if token is not None:
+                await self._peer.renew(token)
+        except (NoToken, LedgerwireError) as error:
+            _log.warning("the token for %s was not renewed: %s", self._shown_url, error)
 
     async def _write(self, socket: ClientConnection) -> None:
         loop = asyncio.get_running_loop()

@@ -110,6 +110,9 @@ class Reporter:
             moments.append(max(0.0, self._attend_again_at - now))
         return min((moment for moment in moments if moment is not None), default=None)
 
+    async def renew(self, token: str) -> None:
+        await self.delivery.refresh(token, self._timing.reply_seconds)
+
     def lost(self) -> None:
         self._attending.clear()
         self.delivery.queue.lost()

@@ -13,10 +13,11 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from ledgerwire.engine import Engine
 from ledgerwire.errors import Closed
-from ledgerwire.link import Token, check_url
+from ledgerwire.link import check_url
 from ledgerwire.model import KEEP, CancelRequest, Json, Keep, Receipt
 from ledgerwire.settings import Timing
 from ledgerwire.task import PROGRESS_SECONDS, Task
+from ledgerwire.token import Token
 from ledgerwire.worker import CLIENT, QUEUE_REPORTS, REQUEST_SECONDS, Worker
 
 P = ParamSpec("P")

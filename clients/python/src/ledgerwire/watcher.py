@@ -15,10 +15,11 @@ from ledgerwire.backoff import FullJitter
 from ledgerwire.delivery import Delivery
 from ledgerwire.errors import Closed, LedgerwireError, UnknownTask, fresh
 from ledgerwire.feed import Feed, OnLiveness
-from ledgerwire.link import Link, Token
+from ledgerwire.link import Link
 from ledgerwire.model import Change, Cursor, Json, Receipt
 from ledgerwire.reporting import Stalled
 from ledgerwire.settings import Timing
+from ledgerwire.token import Token
 from ledgerwire.watching import Mode, Phase
 
 CLIENT = "ledgerwire-python/0.1.0"
@@ -150,7 +151,7 @@ class Watcher:
         """Replace the token of this and of later connections. Raises Rejected, DeliveryTimeout, Refused."""
         self._check_open()
         self._link.replace_token(token)
-        await self._delivery.deliver(self._delivery.queue.series("-"), "refresh", {"token": token}, timeout_seconds)
+        await self._delivery.refresh(token, timeout_seconds)
 
     # ── Peer ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -198,6 +199,10 @@ class Watcher:
         moments = [self._delivery.next_due(now)]
         moments += [feed.next_due(now, self._timing.reply_seconds) for feed in self._feeds.values()]
         return min((moment for moment in moments if moment is not None), default=None)
+
+    async def renew(self, token: str) -> None:
+        """Tell the gateway the new token."""
+        await self._delivery.refresh(token, self._timing.reply_seconds)
 
     def lost(self) -> None:
         """The connection is gone."""

@@ -12,11 +12,12 @@ from types import TracebackType
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from ledgerwire.errors import Closed, DeliveryTimeout, fresh
-from ledgerwire.link import Link, Token
+from ledgerwire.link import Link
 from ledgerwire.model import KEEP, Json, Keep, Receipt
 from ledgerwire.reporter import Reporter
 from ledgerwire.settings import Timing
 from ledgerwire.task import Task, terms
+from ledgerwire.token import Token
 
 _log = logging.getLogger("ledgerwire")
 
@@ -39,10 +40,10 @@ class Worker:
     call has its own timeout. Leaving without an exception waits up to `timing.close_seconds` for what is
     still queued.
 
-    `url` is `ws://host:port/v1/ws` or `wss://…`. `token` is a string, or a function called before each
-    connection is opened. `client` is a free name and version for the gateway's log. `queue_reports` bounds
-    the unacknowledged messages of all tasks together. `dice` decides the reconnect delays (for reproducible
-    tests).
+    `url` is `ws://host:port/v1/ws` or `wss://…`. `token` is a string, or a function, plain or async, called
+    before each connection and when the gateway says that the token expires. `client` is a free name and
+    version for the gateway's log. `queue_reports` bounds the unacknowledged messages of all tasks together.
+    `dice` decides the reconnect delays (for reproducible tests).
     """
 
     def __init__(
@@ -150,8 +151,7 @@ class Worker:
         """Replace the token of this and of later connections. Raises Rejected, DeliveryTimeout, Refused."""
         self._check_open()
         self._link.replace_token(token)
-        delivery = self._reporter.delivery
-        await delivery.deliver(delivery.queue.series("-"), "refresh", {"token": token}, timeout_seconds)
+        await self._reporter.delivery.refresh(token, timeout_seconds)
 
     def task(
         self,
