@@ -3,49 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from websockets.asyncio.server import ServerConnection, serve
 
 import ledgerwire
 from tests.support.gateway import in_process
 from tests.support.waiting import WAIT_SECONDS, eventually
 
+from .literal import WELCOME, literal_gateway
+
 OLD, NEW = "a" * 40, "b" * 40
-WELCOME = {
-    "type": "welcome",
-    "v": 1,
-    "session": "s",
-    "epoch": "e",
-    "ping_interval_ms": 25_000,
-    "server_time": "2026-01-01T00:00:00Z",
-    "limits": {"frame_bytes": 65_536},
-}
-
-
-@asynccontextmanager
-async def literal_gateway(on_hello: Callable[[int], list[dict[str, Any]]]) -> AsyncIterator[tuple[str, list[Any]]]:
-    """Answers the nth hello with these frames, and every request with ok; what it heard is in the list."""
-    heard: list[Any] = []
-
-    async def converse(socket: ServerConnection) -> None:
-        async for frame in socket:
-            message = json.loads(frame)
-            heard.append(message)
-            answers = [{"type": "reply", "id": message.get("id"), "ok": True}]
-            if message["type"] == "hello":
-                answers = on_hello(sum(each["type"] == "hello" for each in heard))
-            for answer in answers:
-                await socket.send(json.dumps(answer))
-
-    async with serve(converse, "127.0.0.1", 0) as server:
-        port = next(iter(server.sockets)).getsockname()[1]
-        yield f"ws://127.0.0.1:{port}/v1/ws", heard
 
 
 @pytest.mark.parametrize("peer", [ledgerwire.Worker, ledgerwire.Watcher])
@@ -62,7 +30,7 @@ async def test_a_token_that_expires_is_renewed_on_the_open_connection(peer: type
         return f"token-{asked}"
 
     expiring = {"type": "notice", "kind": "token_expiring"}
-    async with literal_gateway(lambda _: [WELCOME, expiring, expiring, expiring]) as (url, heard):
+    async with literal_gateway({"hello": [WELCOME, expiring, expiring, expiring]}) as (url, heard):
         async with asyncio.timeout(WAIT_SECONDS), peer(url, token=token):
             await eventually(lambda: asked == 2)
             answer.set()

@@ -35,11 +35,15 @@ class Unfit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """`error` is set when there is to be no other; `retry_after_seconds` when the gateway named a time."""
+    """`error` is set when there is to be no other; `retry_after_seconds` when the gateway named a time.
+
+    With `detour` it may be that only WebSockets do not come through, and polls would.
+    """
 
     why: str
     error: LedgerwireError | None = None
     retry_after_seconds: float | None = None
+    detour: bool = False
 
 
 def of_opening(error: Exception, shown_url: str, *, ever_welcomed: bool) -> Ending:
@@ -55,7 +59,8 @@ def of_opening(error: Exception, shown_url: str, *, ever_welcomed: bool) -> Endi
             why += " (a gateway's WebSocket is at /v1/ws)"
         if status in _PASSING or (ever_welcomed and status not in _NOT_AUTHORISED):
             return Ending(why, retry_after_seconds=_named_time(error.response))
-        return Ending(why, Refused(status, "upgrade_refused", f"{shown_url}: {why}"))
+        refused = Refused(status, "upgrade_refused", f"{shown_url}: {why}")
+        return Ending(why, refused, detour=status not in _NOT_AUTHORISED | {_NOT_FOUND})
     if isinstance(error, InvalidMessage):  # usually a connection that was closed before it answered
         return Ending(f"no answer to the upgrade ({error})")
     if isinstance(error, (InvalidHandshake, ssl.SSLCertVerificationError)) and not ever_welcomed:

@@ -18,8 +18,11 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from ledgerwire import ending, wire
 from ledgerwire.backoff import FullJitter
+from ledgerwire.detour import Detour
 from ledgerwire.ending import Ending, Said, Unfit
 from ledgerwire.errors import LedgerwireError, Unreachable
+from ledgerwire.http import Http, NoGateway, base_of
+from ledgerwire.polling import Polling
 from ledgerwire.reporting import Stalled
 from ledgerwire.settings import Timing
 from ledgerwire.token import NoToken, Token, Tokens
@@ -74,6 +77,7 @@ class Link:
         dice: random.Random,
         tls: ssl.SSLContext | None,
         give_up_seconds: float | None,
+        poll_seconds: float | None = None,
     ) -> None:
         check_url(url)
         self._url = url
@@ -93,6 +97,11 @@ class Link:
         self._ever_welcomed = False
         self._asked_anew = False
         self._renewing: asyncio.Task[None] | None = None
+        base = base_of(url)
+        self._detour: Detour | None = None
+        if poll_seconds is not None and base is not None:
+            http = Http(base, tokens=self._tokens, client=client, tls=tls, timeout_seconds=timing.open_seconds)
+            self._detour = Detour(lambda: Polling(peer, http, timing, poll_seconds, dice))
 
     # ── for the owner ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -101,6 +110,11 @@ class Link:
         """Whether the gateway has said welcome on a connection that is open as far as is known."""
         return self._welcomed_at is not None
 
+    @property
+    def polling(self) -> bool:
+        """Whether polls bring what there is no connection for."""
+        return self._detour is not None and self._detour.polling
+
     def start(self) -> None:
         """Begin to connect, in the background of the running loop."""
         self._task = asyncio.create_task(self._run(), name="ledgerwire link")
@@ -108,6 +122,8 @@ class Link:
     def wake(self) -> None:
         """Ask the peer for outgoing frames now."""
         self._wake.set()
+        if self._detour is not None:
+            self._detour.wake()
 
     def replace_token(self, token: str) -> None:
         """The token of later connections."""
@@ -134,6 +150,9 @@ class Link:
         except Exception as error:  # noqa: BLE001 - a fault of ours must not leave anybody waiting
             _log.exception("the connection to %s ended by a fault of the client", self._shown_url)
             self._peer.ended(Unreachable(f"the client failed: {type(error).__name__}"))
+        finally:
+            if self._detour is not None:
+                await self._detour.end()
 
     async def _reconnect_until_ended(self) -> None:
         loop = asyncio.get_running_loop()
@@ -141,12 +160,16 @@ class Link:
         while True:
             ending, lived_seconds = await self._one_connection()
             now = loop.time()
+            refused = ending.error
             if lived_seconds is not None:
                 self._peer.lost()
                 down_since = now
                 if lived_seconds >= self._timing.steady_seconds:
                     failures = 0
-            error = ending.error or self._given_up(now - down_since, ending.why)
+            elif self._detour is not None:
+                refused = self._refused_on_both_ways(self._detour, ending)
+                down_since = max(down_since, self._detour.heard_at or down_since)
+            error = refused or self._given_up(now - down_since, ending.why)
             if error is not None:
                 _log.error("no further connection to %s: %s", self._shown_url, error)
                 self._peer.ended(error)
@@ -158,6 +181,13 @@ class Link:
             level = logging.WARNING if told is None else logging.INFO
             _log.log(level, "connection to %s: %s; again in %.1f s", self._shown_url, ending.why, delay)
             await asyncio.sleep(delay)
+
+    @staticmethod
+    def _refused_on_both_ways(detour: Detour, ending: Ending) -> LedgerwireError | None:
+        useless = detour.missed()
+        if isinstance(useless, NoGateway):
+            return ending.error
+        return useless or (None if ending.detour else ending.error)
 
     def _given_up(self, down_seconds: float, why: str) -> Unreachable | None:
         if self._give_up_seconds is None or down_seconds <= self._give_up_seconds:
@@ -213,6 +243,8 @@ class Link:
         async with asyncio.timeout(self._timing.open_seconds):
             welcome = await self._welcome(socket)
         _log.info("connected to %s as session %s", self._shown_url, welcome.session)
+        if self._detour is not None:
+            await self._detour.end()
         self._welcomed_at = loop.time()
         self._ever_welcomed = True
         self._peer.welcomed(welcome)

@@ -25,6 +25,7 @@ from ledgerwire.watching import Mode, Phase
 CLIENT = "ledgerwire-python/0.1.0"
 BUFFER_CHANGES = 256
 REQUEST_SECONDS = 30.0
+UNKNOWN_ANSWERS = 5
 _REQUESTS_MAX = 100
 
 
@@ -66,6 +67,7 @@ class Watcher:
             dice=self._dice,
             tls=tls,
             give_up_seconds=self._timing.unreachable_seconds,
+            poll_seconds=self._timing.poll_seconds,
         )
         self._delivery = Delivery(_REQUESTS_MAX, self._timing, self._dice, self._link.wake)
 
@@ -89,19 +91,26 @@ class Watcher:
         """Whether there is a connection just now, as far as is known."""
         return self._link.connected
 
+    @property
+    def polling(self) -> bool:
+        """Whether there is no connection, and the gateway is asked now and then instead."""
+        return self._link.polling
+
     async def subscribe(
         self,
         task_id: str,
         *,
         after: Cursor | None = None,
         wait_seconds: float | None = None,
+        unknown_answers: int = UNKNOWN_ANSWERS,
         mode: Mode = "all",
         on_liveness: OnLiveness | None = None,
     ) -> AsyncGenerator[Change, None]:
         """Yield the changes of a task: first a Snapshot, or what came after `after`; then each transition,
         once, in order; it ends after a terminal one.
 
-        `wait_seconds` is for a task that may not exist yet; it is then seen from its first transition. `mode`
+        `wait_seconds` is for a task that may not exist yet; it is then seen from its first transition. After
+        `unknown_answers` in a row that nobody knows the task, or when the wait is over, UnknownTask is raised. `mode`
         "latest" yields only snapshots, the newest each time. Closing the iterator unsubscribes. One task can
         be subscribed once at a time on a watcher (ValueError).
 
@@ -116,7 +125,15 @@ class Watcher:
             sentence = f"task {task_id} is subscribed on this watcher already"
             raise ValueError(sentence)
         deadline = None if wait_seconds is None else self._now() + wait_seconds
-        feed = Feed(task_id, after, mode, deadline=deadline, limit=self._buffer_changes, on_liveness=on_liveness)
+        feed = Feed(
+            task_id,
+            after,
+            mode,
+            deadline=deadline,
+            limit=self._buffer_changes,
+            unknown_answers=unknown_answers,
+            on_liveness=on_liveness,
+        )
         self._feeds[task_id] = feed
         self._link.wake()
         try:
@@ -283,6 +300,7 @@ async def watch(
     token: Token = None,
     after: Cursor | None = None,
     wait_seconds: float | None = None,
+    unknown_answers: int = UNKNOWN_ANSWERS,
     mode: Mode = "all",
     on_liveness: OnLiveness | None = None,
     timing: Timing | None = None,
@@ -293,7 +311,14 @@ async def watch(
     `contextlib.aclosing(ledgerwire.watch(...))`.
     """
     async with Watcher(url, token=token, timing=timing) as watcher:
-        changes = watcher.subscribe(task_id, after=after, wait_seconds=wait_seconds, mode=mode, on_liveness=on_liveness)
+        changes = watcher.subscribe(
+            task_id,
+            after=after,
+            wait_seconds=wait_seconds,
+            unknown_answers=unknown_answers,
+            mode=mode,
+            on_liveness=on_liveness,
+        )
         async with contextlib.aclosing(changes):
             async for change in changes:
                 yield change
