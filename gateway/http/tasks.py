@@ -80,7 +80,8 @@ async def history(request: web.Request) -> web.Response:
         limit=limit,
     )
     after = _page_cursor(tasks[-1]) if len(tasks) == limit else None
-    return _answer({"tasks": [codec.task_members(task) for task in tasks], "next": after})
+    found = [codec.task_members(task) for task in tasks]
+    return _answer({"epoch": request.app[SERVICES].epoch, "tasks": found, "next": after})
 
 
 @routes.get("/v1/tasks/{task_id}")

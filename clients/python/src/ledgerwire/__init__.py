@@ -1,6 +1,7 @@
 """Report, watch and cancel tasks through a Ledgerwire gateway; its docs/protocol.md is the contract.
 
-`Worker` and `SyncWorker` report tasks; `watch`, `Watcher` show them; `cancel` asks for their end.
+`Worker` and `SyncWorker` report tasks; `watch`, `Watcher` show them, `history` lists them;
+`cancel` and `cancel_stages` ask for their end.
 """
 
 from ledgerwire.errors import (
@@ -17,6 +18,7 @@ from ledgerwire.errors import (
     UnknownTask,
     Unreachable,
 )
+from ledgerwire.history import cancel_stages, history
 from ledgerwire.model import (
     KEEP,
     CancelRequest,
@@ -69,5 +71,7 @@ __all__ = [
     "Worker",
     "WorkerLiveness",
     "cancel",
+    "cancel_stages",
+    "history",
     "watch",
 ]
