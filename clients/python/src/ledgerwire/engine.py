@@ -71,8 +71,10 @@ class Engine:
     def let_go(self) -> None:
         """In a child process: drop the inherited socket, so that the connection ends when the parent ends.
 
-        Nothing of the loop is touched: its epoll registrations are shared with the parent.
+        The journal's lock is dropped likewise. Nothing of the loop is touched: its epoll registrations are shared
+        with the parent.
         """
+        self.worker.let_go_of_journal()
         descriptor = self.worker.file_descriptor()
         if descriptor is not None and descriptor >= 0:
             nothing = os.open(os.devnull, os.O_RDWR)

@@ -6,6 +6,7 @@ LedgerwireError
 │   ├── TaskEnded     the task is in a terminal state, which never changes
 │   └── UnknownTask   nobody has created or reported this id
 ├── QueueFull         too many reports are waiting for their acknowledgement
+├── JournalError      the journal cannot be used or written, or another process has it
 ├── DeliveryTimeout   no acknowledgement in time (also a TimeoutError)
 ├── Refused           the gateway will not have this connection: not to be retried
 │   └── Unauthenticated   no token, or one that is not taken, nor a fresh one of the token function
@@ -54,6 +55,13 @@ class UnknownTask(Rejected):
 
 class QueueFull(LedgerwireError):
     """`post` found as many unacknowledged reports as the worker may hold; the new one was not taken."""
+
+
+class JournalError(LedgerwireError):
+    """The journal cannot be used: another process has it, its folder is not ours, the disk is full or broken.
+
+    A report that raises it was not taken.
+    """
 
 
 class DeliveryTimeout(LedgerwireError, TimeoutError):

@@ -8,11 +8,13 @@ import ssl
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from ledgerwire.engine import Engine
 from ledgerwire.errors import Closed
+from ledgerwire.journal import MAX_BYTES as JOURNAL_BYTES
 from ledgerwire.link import check_url
 from ledgerwire.model import KEEP, CancelRequest, Json, Keep, Receipt
 from ledgerwire.settings import Timing
@@ -40,6 +42,8 @@ class SyncWorker:
         token: Token = None,
         client: str = CLIENT,
         queue_reports: int = QUEUE_REPORTS,
+        journal: str | Path | None = None,
+        journal_bytes: int = JOURNAL_BYTES,
         timing: Timing | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -51,6 +55,8 @@ class SyncWorker:
             token=token,
             client=client,
             queue_reports=queue_reports,
+            journal=journal,
+            journal_bytes=journal_bytes,
             timing=self._timing,
             tls=tls,
         )

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -156,9 +156,18 @@ class Task:
     # ── the block ───────────────────────────────────────────────────────────────────────────────────────────
 
     async def __aenter__(self) -> Self:
-        """Open the attempt. Raises DeliveryTimeout (nothing is held then), TaskEnded, Rejected, Refused."""
+        """Open the attempt. Raises DeliveryTimeout (nothing is held then), TaskEnded, Rejected, Refused.
+
+        What an earlier process has left in the journal of this task goes first: the new attempt would fence it.
+        """
         if self._series is not None:
             raise RuntimeError("a task block is entered once; ask the worker for another")
+        try:
+            async with asyncio.timeout(self._open_seconds):
+                await self._reporter.delivery.resumed(self.task_id)
+        except TimeoutError as error:
+            sentence = f"earlier reports of task {self.task_id} in the journal: no answer in {self._open_seconds:g} s"
+            raise DeliveryTimeout(sentence, queued=False) from error
         self._series = series = self._reporter.hold(self)
         key = secrets.token_hex(16)
         body = self._named({"attempt": "new", "key": key, "status": "running"})
@@ -186,9 +195,9 @@ class Task:
         if self._end_reported:
             pass
         elif error is None:
-            await self.complete(timeout_seconds=self._finish_seconds)
+            await self._unless_journalled(self.complete(timeout_seconds=self._finish_seconds))
         elif isinstance(error, CancelRequested) and error.task_id == self.task_id:
-            await self.cancelled(timeout_seconds=self._finish_seconds)
+            await self._unless_journalled(self.cancelled(timeout_seconds=self._finish_seconds))
             swallow = True
         elif isinstance(error, Exception) and self._lost is None:
             try:
@@ -199,6 +208,15 @@ class Task:
         if error is None or swallow:
             self._raise_deferred()
         return swallow
+
+    async def _unless_journalled(self, ending: Awaitable[Receipt]) -> None:
+        """An end that waits in the journal is reported, only not acknowledged yet."""
+        try:
+            await ending
+        except DeliveryTimeout as error:
+            if not (error.queued and self._reporter.delivery.journalled):
+                raise
+            _log.warning("the end of task %s is in the journal: %s", self.task_id, error)
 
     # ── for the reporter ────────────────────────────────────────────────────────────────────────────────────
 

@@ -8,9 +8,11 @@ import logging
 import random
 import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
+from ledgerwire import journal as journal_
 from ledgerwire.errors import Closed, DeliveryTimeout, fresh
 from ledgerwire.link import Link
 from ledgerwire.model import KEEP, Json, Keep, Receipt
@@ -44,6 +46,10 @@ class Worker:
     before each connection and when the gateway says that the token expires. `client` is a free name and
     version for the gateway's log. `queue_reports` bounds the unacknowledged messages of all tasks together.
     `dice` decides the reconnect delays (for reproducible tests).
+
+    `journal` is a folder on a local disk, of this process alone. Then each report of a task block is on disk when
+    `post` returns, or `progress` begins to wait, and what is not acknowledged when the process ends is sent by
+    the next worker with that folder, under its old number. `journal_bytes` bounds it; beyond, as with `queue_reports`.
     """
 
     def __init__(
@@ -53,13 +59,16 @@ class Worker:
         token: Token = None,
         client: str = CLIENT,
         queue_reports: int = QUEUE_REPORTS,
+        journal: str | Path | None = None,
+        journal_bytes: int = journal_.MAX_BYTES,
         timing: Timing | None = None,
         tls: ssl.SSLContext | None = None,
         dice: random.Random | None = None,
     ) -> None:
         self._timing = timing or Timing()
         dice = dice or random.Random()  # noqa: S311 - spreads reconnects, guards nothing
-        self._reporter = Reporter(queue_reports, self._timing, dice, _now, self._wake)
+        self._journal = None if journal is None else journal_.Journal(Path(journal), journal_bytes)
+        self._reporter = Reporter(queue_reports, self._timing, dice, _now, self._wake, self._journal)
         self._opened = False
         self._link = Link(
             url,
@@ -73,9 +82,11 @@ class Worker:
         )
 
     async def __aenter__(self) -> Self:
-        """Begin to connect, in the background."""
+        """Begin to connect, in the background. Raises JournalError."""
         if self._opened:
             raise RuntimeError("a worker is entered once; make another")
+        if left := self._reporter.delivery.open_journal():
+            _log.info("%d reports of an earlier process go out first", left)
         self._opened = True
         self._link.start()
         return self
@@ -83,19 +94,26 @@ class Worker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Flush and close. Raises Refused, DeliveryTimeout for what is left, unless another error goes on."""
+        """Flush and close. Raises Refused, DeliveryTimeout for what is left, unless another error goes on.
+
+        What is left in a journal is no error: the next worker with that folder sends it.
+        """
         stopping = error is not None and not isinstance(error, Exception)
         flushed = False
         try:
             flushed = not stopping and await self.flush(self._timing.close_seconds)
         finally:
-            refused, left = self._reporter.ended_by, self.queued
+            refused, kept = self._reporter.ended_by, self._reporter.delivery.journalled
+            left = self.queued - kept
             await self._link.stop()
             if refused is None:
                 self._reporter.ended(Closed("the worker is closed"))
+            self._reporter.delivery.close_journal()
+        if kept:
+            _log.warning("%d reports are kept in the journal for the next worker", kept)
         if error is None and refused is not None:
             raise fresh(refused)
-        if not flushed and left:
+        if not flushed and left > 0:
             if error is None:
                 sentence = f"{left} reports were not acknowledged before the worker was closed"
                 raise DeliveryTimeout(sentence, queued=False)
@@ -222,6 +240,11 @@ class Worker:
     def file_descriptor(self) -> int | None:
         """The number of the open socket, or None; for whoever has to let go of it after a fork."""
         return self._link.file_descriptor()
+
+    def let_go_of_journal(self) -> None:
+        """In a child process: the journal is the parent's, and its lock must end with the parent."""
+        if self._journal is not None:
+            self._journal.close()
 
     async def _ask(self, kind: str, task_id: str, body: dict[str, Json], timeout_seconds: float) -> Receipt:
         self._check_open()
