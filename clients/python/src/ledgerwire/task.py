@@ -107,7 +107,9 @@ class Task:
         Rejected, also for an earlier `post`; TypeError for what JSON cannot say.
         """
         self._raise_deferred()
-        receipt = await self._deliver(_changes(progress, stage, message, data), timeout_seconds)
+        receipt = await self._deliver(
+            changes(progress=progress, stage=stage, message=message, data=data), timeout_seconds
+        )
         self._raise_deferred()
         return receipt
 
@@ -124,16 +126,16 @@ class Task:
         Raises QueueFull; Fenced and the like once that is known; TypeError for what JSON cannot say. A
         rejection that comes later is raised by the next awaited call, or when the block is left.
         """
-        body = _changes(progress, stage, message, data)
+        body = changes(progress=progress, stage=stage, message=message, data=data)
         self._reporter.delivery.take(self._opened(), "report", self._named(body))
 
     async def complete(self, result: Json | Keep = KEEP, *, timeout_seconds: float = PROGRESS_SECONDS) -> Receipt:
         """End the task as completed, with a result of up to 32 KiB. Raises as `progress`."""
-        return await self._end({"status": "completed"} | _given("result", result), timeout_seconds)
+        return await self._end({"status": "completed"} | changes(result=result), timeout_seconds)
 
     async def fail(self, error: Json | Keep = KEEP, *, timeout_seconds: float = PROGRESS_SECONDS) -> Receipt:
         """End the task as failed; every watcher sees the error of up to 16 KiB. Raises as `progress`."""
-        return await self._end({"status": "failed"} | _given("error", error), timeout_seconds)
+        return await self._end({"status": "failed"} | changes(error=error), timeout_seconds)
 
     async def cancelled(self, *, timeout_seconds: float = PROGRESS_SECONDS) -> Receipt:
         """End the task as cancelled: the request is honoured. Raises as `progress`."""
@@ -300,11 +302,9 @@ def terms(
     return {name: value for name, value in said.items() if value is not None}
 
 
-def _given(name: str, value: Json | Keep) -> dict[str, Json]:
-    return {} if value is KEEP else {name: value}
-
-
-def _changes(progress: object, stage: object, message: object, data: object) -> dict[str, Json]:
+def changes(**given: object) -> dict[str, Json]:
+    """The members of a report that are to change; what is KEEP is left out."""
+    progress = given.get("progress")
     if isinstance(progress, float) and not math.isfinite(progress):
         raise ValueError("progress is a number from 0 to 100")  # JSON has no NaN: it would clear the progress
-    return _given("progress", progress) | _given("stage", stage) | _given("message", message) | _given("data", data)
+    return {name: value for name, value in given.items() if value is not KEEP}

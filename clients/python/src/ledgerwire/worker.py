@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import random
+import secrets
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,10 +16,10 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 from ledgerwire import journal as journal_
 from ledgerwire.errors import Closed, DeliveryTimeout, fresh
 from ledgerwire.link import Link
-from ledgerwire.model import KEEP, Json, Keep, Receipt
+from ledgerwire.model import KEEP, Json, Keep, Receipt, Status
 from ledgerwire.reporter import Reporter
 from ledgerwire.settings import Timing
-from ledgerwire.task import Task, terms
+from ledgerwire.task import Task, changes, terms
 from ledgerwire.token import Token
 
 _log = logging.getLogger("ledgerwire")
@@ -155,6 +156,37 @@ class Worker:
         if data is not KEEP:
             body["data"] = data
         return await self._ask("create", task_id, body, timeout_seconds)
+
+    async def report(
+        self,
+        task_id: str,
+        *,
+        key: str | None = None,
+        status: Status | str | None = None,
+        progress: float | Keep | None = KEEP,
+        stage: str | Keep | None = KEEP,
+        message: str | Keep | None = KEEP,
+        data: Json | Keep = KEEP,
+        result: Json | Keep = KEEP,
+        error: Json | Keep = KEEP,
+        timeout_seconds: float = REQUEST_SECONDS,
+    ) -> Receipt:
+        """One report without holding the task: no attempt, no beats, no fence. For scripts and for single events.
+
+        The same `key` again is a harmless repeat; None: a key of its own. Other members as in `Task.progress`; `status`
+        `completed`, `failed` or `cancelled` ends the task. Raises as `create`.
+        """
+        body: dict[str, Json] = {"task_id": task_id, "key": key or secrets.token_hex(16)}
+        if status is not None:
+            body["status"] = str(status)
+        body |= changes(progress=progress, stage=stage, message=message, data=data, result=result, error=error)
+        self._check_open()
+        delivery = self._reporter.delivery
+        series = delivery.queue.series(task_id)
+        receipt = await delivery.deliver(series, "report", body, timeout_seconds, opening=True)
+        if receipt is None:
+            raise AssertionError("the gateway acknowledged a report without a receipt")
+        return receipt
 
     async def cancel(
         self, task_id: str, *, reason: str | None = None, timeout_seconds: float = REQUEST_SECONDS
