@@ -1,6 +1,6 @@
 """Report, watch and cancel tasks through a Ledgerwire gateway; its docs/protocol.md is the contract.
 
-`Worker` and `SyncWorker` report tasks; `watch`, `Watcher` show them, `history` lists them;
+`Worker` and `SyncWorker` report tasks; `watch`, `Watcher` and `SyncWatcher` show them, `history` lists them;
 `cancel` and `cancel_stages` ask for their end.
 """
 
@@ -19,7 +19,7 @@ from ledgerwire.errors import (
     UnknownTask,
     Unreachable,
 )
-from ledgerwire.history import cancel_stages, history
+from ledgerwire.history import history
 from ledgerwire.model import (
     KEEP,
     CancelRequest,
@@ -35,9 +35,11 @@ from ledgerwire.model import (
     WorkerLiveness,
 )
 from ledgerwire.settings import Timing
+from ledgerwire.single import cancel, cancel_stages, watch
 from ledgerwire.sync import SyncTask, SyncWorker
+from ledgerwire.sync_watcher import SyncWatcher
 from ledgerwire.task import Task
-from ledgerwire.watcher import Watcher, cancel, watch
+from ledgerwire.watcher import Watcher
 from ledgerwire.worker import Worker
 
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "Snapshot",
     "Status",
     "SyncTask",
+    "SyncWatcher",
     "SyncWorker",
     "Task",
     "TaskEnded",

@@ -1,9 +1,8 @@
-"""What is asked once and ends: the tasks of an owner, page by page, and the stages of one cancel."""
+"""The tasks of an owner, newest first, page by page over plain HTTP."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import ssl
 from collections.abc import AsyncGenerator, Iterable
@@ -14,14 +13,12 @@ from ledgerwire.backoff import FullJitter
 from ledgerwire.errors import Refused, Unreachable
 from ledgerwire.http import Http, NoAnswer, NoGateway, base_of
 from ledgerwire.link import check_url
-from ledgerwire.model import CancelState, Cursor, Snapshot, Status
+from ledgerwire.model import Snapshot, Status
 from ledgerwire.settings import Timing
 from ledgerwire.token import NoToken, Token, Tokens
-from ledgerwire.watcher import CLIENT, REQUEST_SECONDS, Watcher
+from ledgerwire.watcher import CLIENT, REQUEST_SECONDS
 
 PAGE_TASKS: Final = 50
-OPEN_STAGES: Final = frozenset({"recorded", "delivered"})
-"""Of a cancel that is not answered yet."""
 
 
 async def history(
@@ -90,43 +87,3 @@ async def _page(
     except TimeoutError as error:
         sentence = f"no page of tasks for {timeout_seconds:g} s: {why}"
         raise Unreachable(sentence) from error
-
-
-async def cancel_stages(
-    task_id: str,
-    *,
-    url: str,
-    token: Token = None,
-    reason: str | None = None,
-    timeout_seconds: float = REQUEST_SECONDS,
-    timing: Timing | None = None,
-    tls: ssl.SSLContext | None = None,
-) -> AsyncGenerator[CancelState, None]:
-    """Ask that a task be cancelled, and yield each stage that the request reaches, once, in order.
-
-    The first is what the gateway has committed: `recorded`, or what an earlier request has come to. The last is
-    `honoured`, `forced` (nobody has answered in time), `refused` (the work goes on) or `too_late` (the task ended
-    first). `timeout_seconds` is for the first; the gateway sees to it that the last comes, and `asyncio.timeout`
-    bounds all.
-
-    Errors are those of `Watcher.cancel` and `Watcher.subscribe`.
-    """
-    async with Watcher(url, token=token, timing=timing, tls=tls) as watcher:
-        receipt = await watcher.cancel(task_id, reason=reason, timeout_seconds=timeout_seconds)
-        state = receipt.cancel
-        if state is None:
-            raise AssertionError("the gateway acknowledged a cancel without its stage")
-        yield state
-        if state.stage not in OPEN_STAGES or state.seq is None:
-            return
-        async with contextlib.aclosing(watcher.subscribe(task_id)) as head:
-            epoch = (await anext(head)).cursor.epoch
-        stages = watcher.subscribe(task_id, after=Cursor(epoch, state.seq))
-        async with contextlib.aclosing(stages):
-            async for change in stages:
-                if change.cancel is None or change.cancel.stage == state.stage:
-                    continue
-                state = change.cancel
-                yield state
-                if state.stage not in OPEN_STAGES:
-                    return

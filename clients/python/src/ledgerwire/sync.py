@@ -61,7 +61,7 @@ class SyncWorker:
             tls=tls,
         )
         self._lock = threading.Lock()
-        self._engine: Engine | None = None
+        self._engine: Engine[Worker] | None = None
         self._closed = False
         _workers.add(self)
 
@@ -99,7 +99,7 @@ class SyncWorker:
     ) -> Receipt:
         """As `Worker.create`."""
         engine = self.engine()
-        work = engine.worker.create(
+        work = engine.peer.create(
             task_id,
             kind=kind,
             owner=owner,
@@ -112,13 +112,13 @@ class SyncWorker:
     def cancel(self, task_id: str, *, reason: str | None = None, timeout_seconds: float = REQUEST_SECONDS) -> Receipt:
         """As `Worker.cancel`."""
         engine = self.engine()
-        work = engine.worker.cancel(task_id, reason=reason, timeout_seconds=timeout_seconds)
+        work = engine.peer.cancel(task_id, reason=reason, timeout_seconds=timeout_seconds)
         return engine.call(work, timeout_seconds)
 
     def refresh(self, token: str, *, timeout_seconds: float = REQUEST_SECONDS) -> None:
         """As `Worker.refresh`."""
         engine = self.engine()
-        engine.call(engine.worker.refresh(token, timeout_seconds=timeout_seconds), timeout_seconds)
+        engine.call(engine.peer.refresh(token, timeout_seconds=timeout_seconds), timeout_seconds)
 
     def task(
         self,
@@ -168,7 +168,7 @@ class SyncWorker:
 
         return decorate
 
-    def engine(self) -> Engine:
+    def engine(self) -> Engine[Worker]:
         """The background thread of this process, started when there is none. Raises Closed."""
         with self._lock:
             if self._closed:
@@ -181,7 +181,7 @@ class SyncWorker:
         """Forget the parent's thread and connection; the next use opens others."""
         self._lock = threading.Lock()  # another thread of the parent may have held it
         if self._engine is not None:
-            self._engine.let_go()
+            self._engine.peer.let_go()
             _inherited.append(self._engine)
             self._engine = None
 
@@ -203,13 +203,13 @@ class SyncTask:
         self._make = make
         self._open_seconds = open_seconds
         self._finish_seconds = timing.finish_seconds
-        self._engine: Engine | None = None
+        self._engine: Engine[Worker] | None = None
         self._task: Task | None = None
 
     def __enter__(self) -> Self:
         """Open the attempt. Raises as entering a `Task`."""
         self._engine = self._worker.engine()
-        self._task = self._make(self._engine.worker)
+        self._task = self._make(self._engine.peer)
         self._call(self._task.__aenter__(), self._open_seconds)
         return self
 
@@ -304,7 +304,7 @@ class SyncTask:
 
 _workers: weakref.WeakSet[SyncWorker] = weakref.WeakSet()
 # Collecting a parent's loop in a child would close descriptors that are shared with the parent.
-_inherited: list[Engine] = []
+_inherited: list[Engine[Worker]] = []
 
 
 def _after_fork_in_child() -> None:

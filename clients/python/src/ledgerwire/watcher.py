@@ -1,9 +1,8 @@
-"""The asyncio watcher: many tasks over one connection, each an async iterator; `watch`, `cancel` for one."""
+"""The asyncio watcher: many tasks over one connection, each an async iterator."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import ssl
 from collections.abc import AsyncGenerator
@@ -291,47 +290,3 @@ class Watcher:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
-
-
-async def watch(
-    task_id: str,
-    *,
-    url: str,
-    token: Token = None,
-    after: Cursor | None = None,
-    wait_seconds: float | None = None,
-    unknown_answers: int = UNKNOWN_ANSWERS,
-    mode: Mode = "all",
-    on_liveness: OnLiveness | None = None,
-    timing: Timing | None = None,
-) -> AsyncGenerator[Change, None]:
-    """Watch one task over a connection of its own. Arguments and errors are those of `Watcher.subscribe`.
-
-    Whoever leaves the loop early closes the connection at once with
-    `contextlib.aclosing(ledgerwire.watch(...))`.
-    """
-    async with Watcher(url, token=token, timing=timing) as watcher:
-        changes = watcher.subscribe(
-            task_id,
-            after=after,
-            wait_seconds=wait_seconds,
-            unknown_answers=unknown_answers,
-            mode=mode,
-            on_liveness=on_liveness,
-        )
-        async with contextlib.aclosing(changes):
-            async for change in changes:
-                yield change
-
-
-async def cancel(
-    task_id: str,
-    *,
-    url: str,
-    token: Token = None,
-    reason: str | None = None,
-    timeout_seconds: float = REQUEST_SECONDS,
-) -> Receipt:
-    """Ask that a task be cancelled, over a connection of its own. Errors are those of `Watcher.cancel`."""
-    async with Watcher(url, token=token) as watcher:
-        return await watcher.cancel(task_id, reason=reason, timeout_seconds=timeout_seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import random
 import secrets
 import ssl
@@ -270,13 +271,21 @@ class Worker:
         return await self._reporter.delivery.emptied(timeout_seconds)
 
     def file_descriptor(self) -> int | None:
-        """The number of the open socket, or None; for whoever has to let go of it after a fork."""
+        """The number of the open socket, or None."""
         return self._link.file_descriptor()
 
-    def let_go_of_journal(self) -> None:
-        """In a child process: the journal is the parent's, and its lock must end with the parent."""
+    def let_go(self) -> None:
+        """In a child process: drop the inherited socket and journal, so that both end when the parent ends.
+
+        Nothing of the loop is touched: its epoll registrations are shared with the parent.
+        """
         if self._journal is not None:
             self._journal.close()
+        descriptor = self.file_descriptor()
+        if descriptor is not None and descriptor >= 0:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nothing, descriptor)
+            os.close(nothing)
 
     async def _ask(self, kind: str, task_id: str, body: dict[str, Json], timeout_seconds: float) -> Receipt:
         self._check_open()

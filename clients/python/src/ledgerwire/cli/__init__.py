@@ -19,9 +19,9 @@ from ledgerwire.cli.options import Wrong, address_of, gateway_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command (`arguments` begin with the verb); returns the exit status."""
+    """Run a command, which its `arguments` begin with (None: those of this process); returns the exit status."""
     try:
-        options = _parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+        options = _parser("ledgerwire-client" if arguments is None else "ledgerwire").parse_args(arguments)
         logging.basicConfig(format="ledgerwire: %(message)s", level=logging.WARNING)
         return int(asyncio.run(options.run(address_of(options), options)))
     except KeyboardInterrupt:
@@ -38,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="ledgerwire",
+        prog=program,
         description="Watch, report and cancel tasks of a Ledgerwire gateway.",
         epilog=outcome.EXPLAINED,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -12,8 +12,8 @@ from typing import Any, Final
 import ledgerwire
 from ledgerwire.cli import outcome
 from ledgerwire.cli.options import Address, clean, json_value, print_json
-from ledgerwire.history import OPEN_STAGES
 from ledgerwire.model import CancelState
+from ledgerwire.single import OPEN_STAGES
 
 _SENTENCES: Final = {
     "recorded": "recorded; the worker is told",
