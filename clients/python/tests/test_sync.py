@@ -44,6 +44,7 @@ async def test_a_plain_function_reports_a_task(process: GatewayProcess, history:
                     task.post(n)
                 assert not task.wait_for_cancel(0.0)
                 assert task.complete({"rows": 3}).status is Status.COMPLETED
+            assert worker.report("event", key="k", progress=1).seq == worker.report("event", key="k", progress=1).seq
             late = worker.cancel("t")
             assert late.cancel is not None
             assert late.cancel.stage == "too_late"

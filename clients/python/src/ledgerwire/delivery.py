@@ -198,13 +198,20 @@ class Delivery:
                 room -= 1
 
     def _settle_in_journal(self, settled: list[Settled]) -> None:
-        """Only the gateway's own word settles a report; one that was given up, as at the end, stays."""
-        answered = [each.pending for each in settled if each.error is None or isinstance(each.error, Rejected)]
-        if self._journal is not None:
-            self._journal.settle(pending.entry for pending in answered if pending.entry is not None)
-        for pending in answered:
+        """Only the gateway's own word settles a report; one that was given up, as at the end, stays.
+
+        So does one that this token may not make: the next worker may come with the right one.
+        """
+        for each in settled:
+            if each.error is not None and not isinstance(each.error, Rejected):
+                continue
+            pending = each.pending
+            if pending.entry is None:
+                continue
+            if self._journal is not None and (each.error is None or each.error.code != "forbidden"):
+                self._journal.settle([pending.entry])
             left, done = self._resumed.get(pending.series.task_id, (set(), None))
-            left.discard(pending.entry or 0)
+            left.discard(pending.entry)
             if done is not None and not left:
                 del self._resumed[pending.series.task_id]
                 done.set()

@@ -28,7 +28,7 @@ class Detour:
     @property
     def polling(self) -> bool:
         """Whether polls bring what a connection would."""
-        return self._task is not None and not self._task.done()
+        return self._polling is not None and self._polling.answered
 
     @property
     def heard_at(self) -> float | None:

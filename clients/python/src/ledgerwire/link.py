@@ -166,7 +166,7 @@ class Link:
                 down_since = now
                 if lived_seconds >= self._timing.steady_seconds:
                     failures = 0
-            elif self._detour is not None:
+            elif self._detour is not None and ending.retry_after_seconds is None:  # else it is there, and busy
                 refused = self._refused_on_both_ways(self._detour, ending)
                 down_since = max(down_since, self._detour.heard_at or down_since)
             error = refused or self._given_up(now - down_since, ending.why)

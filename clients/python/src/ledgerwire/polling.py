@@ -71,6 +71,11 @@ class Polling:
         self.heard_at: float | None = None
         """When the gateway has answered last, in the loop's time."""
 
+    @property
+    def answered(self) -> bool:
+        """Whether the last poll was."""
+        return self.heard_at is not None and not self._failures
+
     def wake(self) -> None:
         """Ask the peer for its frames now."""
         self._wake.set()

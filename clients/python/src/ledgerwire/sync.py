@@ -109,6 +109,11 @@ class SyncWorker:
         )
         return engine.call(work, timeout_seconds)
 
+    def report(self, task_id: str, *, timeout_seconds: float = REQUEST_SECONDS, **members: Any) -> Receipt:
+        """As `Worker.report`, with the same members."""
+        engine = self.engine()
+        return engine.call(engine.peer.report(task_id, timeout_seconds=timeout_seconds, **members), timeout_seconds)
+
     def cancel(self, task_id: str, *, reason: str | None = None, timeout_seconds: float = REQUEST_SECONDS) -> Receipt:
         """As `Worker.cancel`."""
         engine = self.engine()
