@@ -41,12 +41,13 @@ async def literal_gateway(answers: Mapping[str, Sequence[dict[str, Any]]]) -> As
 
 
 class Narrow:
-    """A way to a gateway on which, while `narrow`, WebSockets are answered with HTTP 400 and all else passes."""
+    """A way to a gateway on which, while `narrow`, WebSockets are answered with `refusal` and all else passes."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._sockets: set[asyncio.StreamWriter] = set()
         self.narrow = True
+        self.refusal = b"400 Bad Request"
         self.seen: Counter[str] = Counter()
         """Requests by path, without their queries."""
         self.url = ""
@@ -70,7 +71,7 @@ class Narrow:
             self.seen[head.split()[1].partition(b"?")[0].decode()] += 1
             upgrade = b"upgrade: websocket" in head.lower()
             if upgrade and self.narrow:
-                writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                writer.write(b"HTTP/1.1 %b\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % self.refusal)
                 return
             if upgrade:
                 self._sockets.add(writer)

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 import ledgerwire
-from ledgerwire import Timing
+from ledgerwire import Timing, wire
+from ledgerwire.delivery import Delivery
+from ledgerwire.errors import rejected
 from ledgerwire.journal import MIN_BYTES, Entry, Journal
 from tests.support.gateway import Gateway, GatewayProcess
 from tests.support.proxy import Link, Proxy
@@ -188,6 +190,21 @@ async def test_what_an_outage_has_kept_is_sent_by_the_next_worker_first(
     transitions = await history(gateway, "b")
     assert [each["progress"] for each in transitions] == [None, 50, 50]
     assert transitions[-1]["result"] == {"rows": 7}
+
+
+@pytest.mark.parametrize(("code", "kept"), [("forbidden", 1), ("bad_request", 0), ("task_ended", 0), ("fenced", 0)])
+async def test_a_report_that_the_token_may_not_make_stays(
+    tmp_path: Path, dice: random.Random, code: str, kept: int
+) -> None:
+    """For a worker with the right one; what the gateway refuses for itself is done with."""
+    journal = Journal(tmp_path, MIN_BYTES)
+    delivery = Delivery(10, Timing(), dice, lambda: None, journal)
+    delivery.open_journal()
+    delivery.take(delivery.queue.restore("t", 1), "report", {"task_id": "t", "progress": 1})
+    (message,) = delivery.queue.due(0.0, 10)
+    delivery.settle(wire.Reply(message["id"], rejection=rejected(code, "No.")), 0.0)
+    assert (len(delivery.queue), delivery.journalled) == (0, kept)
+    delivery.close_journal()
 
 
 class Victim:

@@ -152,3 +152,16 @@ async def test_an_address_without_a_gateway_is_refused_on_both_ways(narrow: Narr
         with pytest.raises(ledgerwire.Refused, match="HTTP 400"):
             await anext(ledgerwire.watch("t", url=wrong, timing=QUICK))
     assert narrow.seen["/elsewhere/v1/poll"] >= 1
+
+
+async def test_a_gateway_that_is_only_busy_is_not_polled(gateway: Gateway, narrow: Narrow) -> None:
+    """It has said when to come again; polls of a whole crowd would not help it."""
+    narrow.refusal = b"503 Service Unavailable\r\nRetry-After: 0"
+    async with gateway.client() as peer:
+        await peer.ask(type="report", task_id="t", status="completed")
+    async with ledgerwire.Watcher(narrow.url, timing=QUICK) as watcher, asyncio.timeout(WAIT_SECONDS):
+        first = asyncio.create_task(anext(watcher.subscribe("t")))
+        await eventually(lambda: narrow.seen["/v1/ws"] > 5)
+        narrow.narrow = False
+        assert (await first).status is Status.COMPLETED
+    assert set(narrow.seen) == {"/v1/ws"}

@@ -85,7 +85,7 @@ class Row:
         if self.unknown:
             return ["nobody has created or reported this task"]
         if self.status is None:
-            return []
+            return ["nothing is known of it yet"]
         attempt = f"attempt {self._attempt}" if self._attempt > 1 and not self.ended else ""
         end = "" if self._end is None else _short(self._end)
         took = f"took {self.took}" if self.took else ""
