@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 import pytest
 
 import ledgerwire
-from tests.support.gateway import in_process
+from tests.support.gateway import Gateway, in_process
 from tests.support.waiting import WAIT_SECONDS, eventually
 
 from .literal import WELCOME, literal_gateway
@@ -84,3 +85,34 @@ async def test_a_token_function_that_fails_is_asked_again_and_its_words_are_in_n
     assert asked == 2
     assert "OSError" in caplog.text
     assert "secret-of-the-function" not in caplog.text
+
+
+NEVER = """
+import asyncio, sys, threading
+import ledgerwire
+
+async def main():
+    asked = threading.Event()
+
+    def token():
+        asked.set()
+        threading.Event().wait()
+
+    async with ledgerwire.Watcher("ws://127.0.0.1:%s/v1/ws", token=token):
+        await asyncio.to_thread(asked.wait)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_token_function_that_never_returns_does_not_keep_a_program_from_ending(gateway: Gateway) -> None:
+    """Nor would a server that never answers a poll: both are waited for in threads that nobody waits for."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", NEVER % gateway.port, env={"PYTHONPATH": str(Path(ledgerwire.__file__).parents[1])}
+    )
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()

@@ -18,6 +18,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from ledgerwire import wire
 from ledgerwire.errors import Unauthenticated, rejected
+from ledgerwire.thread import in_thread
 from ledgerwire.token import Tokens
 
 _BYTES_MAX: Final = 67_108_864
@@ -107,7 +108,7 @@ class Http:
         request = urllib.request.Request(self._base + path, data=body, headers=headers)  # noqa: S310 - http or https
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                return await asyncio.to_thread(self._open, request)
+                return await in_thread(lambda: self._open(request))
         except TimeoutError as error:
             raise NoAnswer("no answer in time") from error
         except (OSError, http.client.HTTPException) as error:

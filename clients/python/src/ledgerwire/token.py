@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
+from ledgerwire.thread import in_thread
+
 Token: TypeAlias = str | Callable[[], str] | Callable[[], Awaitable[str]] | None
 """A token, or a function that gives a current one. A plain function is called in a thread: it may block."""
 
@@ -59,5 +61,5 @@ class Tokens:
     async def _ask(self, source: Callable[[], str] | Callable[[], Awaitable[str]]) -> str:
         async with asyncio.timeout(self._timeout_seconds):
             given: str | Awaitable[str]
-            given = source() if inspect.iscoroutinefunction(source) else await asyncio.to_thread(source)
+            given = source() if inspect.iscoroutinefunction(source) else await in_thread(source)
             return given if isinstance(given, str) else await given
