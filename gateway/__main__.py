@@ -47,7 +47,7 @@ _EPILOG: Final = """\
 Every option of `serve` has an environment variable: LEDGERWIRE_HOST, LEDGERWIRE_PORT, LEDGERWIRE_WORKERS,
 LEDGERWIRE_ALLOWED_ORIGINS, LEDGERWIRE_TOKEN_FILE, LEDGERWIRE_BUS, LEDGERWIRE_BUS_URL, LEDGERWIRE_LOG_LEVEL,
 LEDGERWIRE_DATA_DIR; the database is DATABASE_URL.
-`watch`, `report` and `cancel` come with the client: pip install 'ledgerwire-client[cli]'.
+`watch`, `report` and `cancel` come with the client; in a clone: pip install './clients/python[cli]'.
 Pools, time-outs and leases: docs/operations.md.
 """
 _EPOCH: Final = """\
@@ -95,7 +95,7 @@ def _client(arguments: Sequence[str]) -> int:
     """A verb of the client, which is a package of its own (docs/adr/0012): found by its entry point, never imported."""
     for verb in entry_points(group="ledgerwire.commands", name=arguments[0]):
         return int(verb.load()(arguments))
-    sentence = f"`{arguments[0]}` comes with the client: pip install 'ledgerwire-client[cli]'"
+    sentence = f"`{arguments[0]}` comes with the client; in a clone: pip install './clients/python[cli]'"
     print(f"ledgerwire: {sentence}", file=sys.stderr)  # noqa: T201 - for a person
     return EX_UNAVAILABLE
 

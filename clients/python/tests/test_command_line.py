@@ -257,5 +257,5 @@ async def test_the_gateways_command_finds_the_verbs_of_a_client_beside_it(gatewa
     )
     status, out, err = await ended(alone)
     assert (status, out) == (69, "")
-    assert "pip install 'ledgerwire-client[cli]'" in err
+    assert "pip install './clients/python[cli]'" in err
     assert await ended(together) == (0, "t: running, committed as 1\n", "")
