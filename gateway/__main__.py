@@ -1,4 +1,4 @@
-"""The command line: `ledgerwire serve | migrate | epoch | key | healthcheck`.
+"""The command line: `ledgerwire serve | migrate | epoch | key | healthcheck`, and the verbs of the client beside it.
 
 Exit status: 0 all went well · 1 not healthy · 69 something it needs is not there (database, port) · 78 wrong setting.
 """
@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -40,6 +41,7 @@ log = structlog.get_logger(__name__)
 EX_UNAVAILABLE: Final = 69
 EX_CONFIG: Final = 78
 HEALTHCHECK_SECONDS: Final = 3.0
+CLIENT_VERBS: Final = ("watch", "report", "cancel")
 EMBEDDED_SPARE_CONNECTIONS: Final = 20
 """Of the own PostgreSQL, beside those of the processes: for people, and while one process takes another's place."""
 
@@ -48,6 +50,7 @@ Every option of `serve` has an environment variable: LEDGERWIRE_HOST, LEDGERWIRE
 LEDGERWIRE_ALLOWED_ORIGINS, LEDGERWIRE_TRUSTED_PROXIES, LEDGERWIRE_TOKEN_FILE, LEDGERWIRE_AUTH_FILE,
 LEDGERWIRE_TLS_CERT, LEDGERWIRE_TLS_KEY, LEDGERWIRE_BUS, LEDGERWIRE_BUS_URL, LEDGERWIRE_LOG_LEVEL,
 LEDGERWIRE_DATA_DIR; the database is DATABASE_URL.
+`watch`, `report` and `cancel` come with the client; in a clone: pip install './clients/python[cli]'.
 Limits, pools, time-outs and leases: docs/operations.md.
 """
 _EPOCH: Final = """\
@@ -67,6 +70,8 @@ gateway that is stopped.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in CLIENT_VERBS:
+        return _client(arguments)
     place: Place | None = None
     try:
         place = Place.take(os.environ)
@@ -87,6 +92,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         place.say(Word(status=status, sentence=sentence))
     return status
+
+
+def _client(arguments: Sequence[str]) -> int:
+    """A verb of the client, which is a package of its own (docs/adr/0012): found by its entry point, never imported."""
+    for verb in entry_points(group="ledgerwire.commands", name=arguments[0]):
+        return int(verb.load()(arguments))
+    sentence = f"`{arguments[0]}` comes with the client; in a clone: pip install './clients/python[cli]'"
+    print(f"ledgerwire: {sentence}", file=sys.stderr)  # noqa: T201 - for a person
+    return EX_UNAVAILABLE
 
 
 def _parser() -> argparse.ArgumentParser:

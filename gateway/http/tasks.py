@@ -115,8 +115,9 @@ async def history(request: web.Request) -> web.Response:
         before=_page_after(query.get("cursor")),
         limit=limit,
     )
+    found = [codec.task_members(task) for task in page.tasks]
     after = _page_cursor(page.tasks[-1]) if page.more else None
-    return _answer({"tasks": [codec.task_members(task) for task in page.tasks], "next": after})
+    return _answer({"epoch": request.app[SERVICES].epoch, "tasks": found, "next": after})
 
 
 @routes.get("/v1/tasks/{task_id}")

@@ -10,6 +10,7 @@ import textwrap
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -43,6 +44,7 @@ async def test_a_plain_function_reports_a_task(process: GatewayProcess, history:
                     task.post(n)
                 assert not task.wait_for_cancel(0.0)
                 assert task.complete({"rows": 3}).status is Status.COMPLETED
+            assert worker.report("event", key="k", progress=1).seq == worker.report("event", key="k", progress=1).seq
             late = worker.cancel("t")
             assert late.cancel is not None
             assert late.cancel.stage == "too_late"
@@ -149,7 +151,7 @@ FORKING = """
 
     worker = ledgerwire.SyncWorker(sys.argv[1], client="forking/1")
     worker.create("before")
-    descriptor = worker.engine().worker.file_descriptor()
+    descriptor = worker.engine().peer.file_descriptor()
     connection = os.readlink(f"/proc/self/fd/{descriptor}")
     assert connection in sockets()
     block = worker.task("parent")
@@ -240,3 +242,70 @@ def run_python(script: str, *arguments: str) -> subprocess.CompletedProcess[str]
 def sessions_of(process: GatewayProcess, client: str) -> int:
     """How many connections the gateway has seen of a client by this name."""
     return sum(entry.get("event") == "session_opened" and entry.get("client") == client for entry in process.log)
+
+
+JOURNAL_AND_FORK = """
+    import os, sys
+    import ledgerwire
+
+    def try_in_child():
+        try:
+            worker.create("child")
+        except ledgerwire.JournalError as error:
+            return 0 if "another process" in str(error) else 1
+        return 2
+
+    worker = ledgerwire.SyncWorker(sys.argv[1], journal=sys.argv[2])
+    worker.create("parent")
+    over, parent = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(parent)
+        tried = try_in_child()
+        os.read(over, 1)
+        os._exit(tried)
+    worker.close()
+    with ledgerwire.SyncWorker(sys.argv[1], journal=sys.argv[2]) as again:  # though the child is there still
+        again.create("again")
+    os.close(parent)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+async def test_a_journal_stays_with_the_process_that_has_opened_it(process: GatewayProcess, tmp_path: Path) -> None:
+    """A forked child is told, and holds no lock that would outlive its parent."""
+    done = await in_thread(run_python, JOURNAL_AND_FORK, process.ws, str(tmp_path))
+    assert done.returncode == 0, done.stderr
+
+
+async def test_a_plain_loop_watches_a_task_and_cancels_another(process: GatewayProcess) -> None:
+    """From its first change to its last; two threads share one connection, and leaving early unsubscribes."""
+
+    def watch(watcher: ledgerwire.SyncWatcher, task_id: str) -> list[int]:
+        return [change.seq for change in watcher.subscribe(task_id, wait_seconds=60)]
+
+    def work() -> None:
+        with ledgerwire.SyncWorker(process.ws) as worker, ledgerwire.SyncWatcher(process.ws) as watcher:
+            with ThreadPoolExecutor() as threads:
+                watching = [threads.submit(watch, watcher, task_id) for task_id in ("a", "b")]
+                for task_id in ("a", "b"):
+                    with worker.task(task_id) as task:
+                        for n in range(20):
+                            task.post(n)
+                seen = [future.result(WAIT_SECONDS) for future in watching]
+            assert all(seqs[-1] == 22 and seqs == list(range(seqs[0], 23)) for seqs in seen)
+            with worker.task("c") as task:
+                for change in watcher.subscribe("c"):
+                    assert change.status is Status.RUNNING
+                    break
+                assert watcher.cancel("c").status is Status.CANCELLING
+                left = watcher.subscribe("c")
+                next(left)
+                assert task.wait_for_cancel(WAIT_SECONDS)
+                task.raise_if_cancelled()
+            with pytest.raises(ledgerwire.UnknownTask):
+                next(watcher.subscribe("nobody", unknown_answers=1))
+        with pytest.raises(ledgerwire.Closed):
+            next(left)
+
+    await in_thread(work)

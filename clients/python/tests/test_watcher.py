@@ -120,7 +120,7 @@ async def test_a_new_epoch_is_a_jump_in_the_middle_of_a_stream(gateway: Gateway,
                 assert (following.cursor, following.progress) == (Cursor(begun.name, before.seq + 1), 2)
 
 
-async def test_an_unknown_task_is_told_at_once_or_after_the_wait(gateway: Gateway) -> None:
+async def test_an_unknown_task_is_told_soon_or_after_the_wait(gateway: Gateway) -> None:
     """Never an endless silence."""
     async with ledgerwire.Watcher(gateway.ws) as watcher:
         for wait_seconds in (None, 0.2):

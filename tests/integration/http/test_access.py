@@ -183,7 +183,7 @@ async def test_another_tenants_task_looks_exactly_like_none(door: Http, task_id:
         "GET /v1/poll?ids=$id&after=2",
     ):
         assert await look(request, there) == await look(request, nowhere), request
-    assert (await door(f"GET /v1/tasks?owner={task_id}", **beta)).json == {"tasks": [], "next": None}
+    assert (await door(f"GET /v1/tasks?owner={task_id}", **beta)).json["tasks"] == []
 
     async with door.gateway.client(additional_headers=beta) as peer:
         streams = []

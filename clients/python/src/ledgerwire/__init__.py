@@ -1,6 +1,7 @@
 """Report, watch and cancel tasks through a Ledgerwire gateway; its docs/protocol.md is the contract.
 
-`Worker` and `SyncWorker` report tasks; `watch`, `Watcher` show them; `cancel` asks for their end.
+`Worker` and `SyncWorker` report tasks; `watch`, `Watcher` and `SyncWatcher` show them, `history` lists them;
+`cancel` and `cancel_stages` ask for their end.
 """
 
 from ledgerwire.errors import (
@@ -8,14 +9,17 @@ from ledgerwire.errors import (
     Closed,
     DeliveryTimeout,
     Fenced,
+    JournalError,
     LedgerwireError,
     QueueFull,
     Refused,
     Rejected,
     TaskEnded,
+    Unauthenticated,
     UnknownTask,
     Unreachable,
 )
+from ledgerwire.history import history
 from ledgerwire.model import (
     KEEP,
     CancelRequest,
@@ -31,9 +35,11 @@ from ledgerwire.model import (
     WorkerLiveness,
 )
 from ledgerwire.settings import Timing
+from ledgerwire.single import cancel, cancel_stages, watch
 from ledgerwire.sync import SyncTask, SyncWorker
+from ledgerwire.sync_watcher import SyncWatcher
 from ledgerwire.task import Task
-from ledgerwire.watcher import Watcher, cancel, watch
+from ledgerwire.watcher import Watcher
 from ledgerwire.worker import Worker
 
 __all__ = [
@@ -46,6 +52,7 @@ __all__ = [
     "Cursor",
     "DeliveryTimeout",
     "Fenced",
+    "JournalError",
     "Jumped",
     "LedgerwireError",
     "Liveness",
@@ -56,16 +63,20 @@ __all__ = [
     "Snapshot",
     "Status",
     "SyncTask",
+    "SyncWatcher",
     "SyncWorker",
     "Task",
     "TaskEnded",
     "Timing",
     "Transition",
+    "Unauthenticated",
     "UnknownTask",
     "Unreachable",
     "Watcher",
     "Worker",
     "WorkerLiveness",
     "cancel",
+    "cancel_stages",
+    "history",
     "watch",
 ]

@@ -1,4 +1,4 @@
-"""Waiting for acknowledgements: joins the decisions of `reporting` with futures. One per connection."""
+"""Waiting for acknowledgements: joins the decisions of `reporting` with futures, and with a journal. One per link."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 from ledgerwire import wire
 from ledgerwire.backoff import FullJitter
-from ledgerwire.errors import DeliveryTimeout, LedgerwireError, QueueFull
+from ledgerwire.errors import DeliveryTimeout, LedgerwireError, QueueFull, Rejected
+from ledgerwire.journal import Journal
 from ledgerwire.model import Receipt
 from ledgerwire.reporting import Pending, Series, Settled, Unacknowledged
 from ledgerwire.settings import Timing
@@ -19,11 +20,20 @@ from ledgerwire.settings import Timing
 class Delivery:
     """Takes messages, wakes the connection, and resolves whoever waits for the acknowledgement."""
 
-    def __init__(self, limit: int, timing: Timing, dice: random.Random, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        limit: int,
+        timing: Timing,
+        dice: random.Random,
+        wake: Callable[[], None],
+        journal: Journal | None = None,
+    ) -> None:
         backoff = FullJitter(timing.reconnect_floor_seconds, timing.reconnect_ceiling_seconds)
         self.queue = Unacknowledged(limit, backoff, dice)
         self._timing = timing
         self._wake = wake
+        self._journal = journal
+        self._resumed: dict[str, tuple[set[int], asyncio.Event]] = {}
         self._waiters: dict[int, asyncio.Future[Receipt | None]] = {}
         self._for_room: deque[asyncio.Future[None]] = deque()
         self._for_empty: set[asyncio.Future[None]] = set()
@@ -31,8 +41,24 @@ class Delivery:
     # ── for callers ─────────────────────────────────────────────────────────────────────────────────────────
 
     def take(self, series: Series, kind: str, body: Mapping[str, Any], **marks: bool) -> Pending:
-        """Queue a message without waiting. Raises as `Unacknowledged.offer` does."""
+        """Queue a message without waiting; what has a number is in the journal then, if there is one.
+
+        Raises as `Unacknowledged.offer` and `Journal.append` do.
+        """
         pending = self.queue.offer(series, kind, body, **marks)
+        if self._journal is not None and pending.number is not None and series.attempt is not None:
+            try:
+                pending.entry = self._journal.append(
+                    task_id=series.task_id,
+                    attempt=series.attempt,
+                    n=pending.number,
+                    terminal=pending.terminal,
+                    body=pending.body,
+                    must_fit=not pending.counted,
+                )
+            except BaseException:
+                self.queue.retract(pending)
+                raise
         self._wake()
         return pending
 
@@ -60,6 +86,37 @@ class Delivery:
             if pending is not None:
                 pending.waited = False
                 self._waiters.pop(pending.serial, None)
+
+    async def refresh(self, token: str, timeout_seconds: float) -> None:
+        """Replace the token of the open connection. Raises as `deliver`."""
+        await self.deliver(self.queue.series("-"), "refresh", {"token": token}, timeout_seconds, counted=False)
+
+    def open_journal(self) -> int:
+        """Queue what an earlier process has left in the journal; how many reports that is. Raises JournalError."""
+        entries = [] if self._journal is None else self._journal.open()
+        attempts: dict[tuple[str, int], Series] = {}
+        for entry in entries:
+            key = (entry.task_id, entry.attempt)
+            if key not in attempts:
+                attempts[key] = self.queue.restore(*key)
+            self.queue.resume(attempts[key], entry.n, entry.body, terminal=entry.terminal, entry=entry.id)
+            self._resumed.setdefault(entry.task_id, (set(), asyncio.Event()))[0].add(entry.id)
+        return len(entries)
+
+    def close_journal(self) -> None:
+        """Let go of the journal; what is in it stays."""
+        if self._journal is not None:
+            self._journal.close()
+
+    @property
+    def journalled(self) -> int:
+        """How many of the unacknowledged messages are in the journal."""
+        return 0 if self._journal is None else len(self._journal)
+
+    async def resumed(self, task_id: str) -> None:
+        """Wait until the gateway has answered what an earlier process has left of a task."""
+        if task_id in self._resumed:
+            await self._resumed[task_id][1].wait()
 
     async def emptied(self, timeout_seconds: float) -> bool:
         """Wait until nothing is unacknowledged. False when the time is over first."""
@@ -97,6 +154,8 @@ class Delivery:
 
     def end(self, error: LedgerwireError) -> list[Settled]:
         """Give up everything, now and later."""
+        for _, done in self._resumed.values():
+            done.set()
         return self._resolve(self.queue.end(error))
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -138,7 +197,27 @@ class Delivery:
                 waiter.set_result(None)
                 room -= 1
 
+    def _settle_in_journal(self, settled: list[Settled]) -> None:
+        """Only the gateway's own word settles a report; one that was given up, as at the end, stays.
+
+        So does one that this token may not make: the next worker may come with the right one.
+        """
+        for each in settled:
+            if each.error is not None and not isinstance(each.error, Rejected):
+                continue
+            pending = each.pending
+            if pending.entry is None:
+                continue
+            if self._journal is not None and (each.error is None or each.error.code != "forbidden"):
+                self._journal.settle([pending.entry])
+            left, done = self._resumed.get(pending.series.task_id, (set(), None))
+            left.discard(pending.entry)
+            if done is not None and not left:
+                del self._resumed[pending.series.task_id]
+                done.set()
+
     def _resolve(self, settled: list[Settled]) -> list[Settled]:
+        self._settle_in_journal(settled)
         for each in settled:
             waiter = self._waiters.get(each.pending.serial)
             if waiter is None or waiter.done():

@@ -10,7 +10,7 @@ from typing import Final
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
 from websockets.http11 import Response
 
-from ledgerwire.errors import LedgerwireError, Refused
+from ledgerwire.errors import LedgerwireError, Refused, Unauthenticated
 from ledgerwire.wire import Bye
 
 _NOT_FOUND: Final = 404
@@ -35,11 +35,15 @@ class Unfit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """`error` is set when there is to be no other; `retry_after_seconds` when the gateway named a time."""
+    """`error` is set when there is to be no other; `retry_after_seconds` when the gateway named a time.
+
+    With `detour` it may be that only WebSockets do not come through, and polls would.
+    """
 
     why: str
     error: LedgerwireError | None = None
     retry_after_seconds: float | None = None
+    detour: bool = False
 
 
 def of_opening(error: Exception, shown_url: str, *, ever_welcomed: bool) -> Ending:
@@ -55,7 +59,8 @@ def of_opening(error: Exception, shown_url: str, *, ever_welcomed: bool) -> Endi
             why += " (a gateway's WebSocket is at /v1/ws)"
         if status in _PASSING or (ever_welcomed and status not in _NOT_AUTHORISED):
             return Ending(why, retry_after_seconds=_named_time(error.response))
-        return Ending(why, Refused(status, "upgrade_refused", f"{shown_url}: {why}"))
+        refused = Refused(status, "upgrade_refused", f"{shown_url}: {why}")
+        return Ending(why, refused, detour=status not in _NOT_AUTHORISED | {_NOT_FOUND})
     if isinstance(error, InvalidMessage):  # usually a connection that was closed before it answered
         return Ending(f"no answer to the upgrade ({error})")
     if isinstance(error, (InvalidHandshake, ssl.SSLCertVerificationError)) and not ever_welcomed:
@@ -75,13 +80,19 @@ def _named_time(response: Response) -> float | None:
     return min(max(seconds, 0.0), _LONGEST_NAMED_SECONDS)
 
 
+def is_unauthenticated(error: Exception) -> bool:
+    """Whether the gateway has not taken the token."""
+    return isinstance(error, Said) and error.bye.reason == "unauthenticated"
+
+
 def of_conversation(error: Exception, *, renewable: bool) -> Ending:
-    """An open connection has ended. `renewable`: a new token may be had for one that has expired."""
+    """An open connection has ended. `renewable`: another token may be had for one that was not taken."""
     if isinstance(error, Said):
         bye = error.bye
         why = f"bye {bye.code} {bye.reason}"
-        if not bye.retry and not (renewable and bye.reason == "unauthenticated"):
-            return Ending(why, Refused(bye.code, bye.reason, bye.message))
+        if not bye.retry and not (renewable and is_unauthenticated(error)):
+            kind = Unauthenticated if is_unauthenticated(error) else Refused
+            return Ending(why, kind(bye.code, bye.reason, bye.message))
         return Ending(why, retry_after_seconds=bye.retry_after_seconds)
     if isinstance(error, ConnectionClosed):
         if error.rcvd is None:

@@ -6,8 +6,10 @@ LedgerwireError
 │   ├── TaskEnded     the task is in a terminal state, which never changes
 │   └── UnknownTask   nobody has created or reported this id
 ├── QueueFull         too many reports are waiting for their acknowledgement
+├── JournalError      the journal cannot be used or written, or another process has it
 ├── DeliveryTimeout   no acknowledgement in time (also a TimeoutError)
 ├── Refused           the gateway will not have this connection: not to be retried
+│   └── Unauthenticated   no token, or one that is not taken, nor a fresh one of the token function
 ├── Unreachable       no connection for longer than `Timing.unreachable_seconds`
 └── Closed            the worker or watcher has been closed
 """
@@ -55,6 +57,13 @@ class QueueFull(LedgerwireError):
     """`post` found as many unacknowledged reports as the worker may hold; the new one was not taken."""
 
 
+class JournalError(LedgerwireError):
+    """The journal cannot be used: another process has it, its folder is not ours, the disk is full or broken.
+
+    A report that raises it was not taken.
+    """
+
+
 class DeliveryTimeout(LedgerwireError, TimeoutError):
     """No acknowledgement came in time.
 
@@ -86,6 +95,10 @@ class Refused(LedgerwireError):
 
     def __str__(self) -> str:
         return f"{self.reason} ({self.code}): {self.message}"
+
+
+class Unauthenticated(Refused):
+    """There is no token, or it is not taken; where a function gives tokens, a fresh one was not taken either."""
 
 
 class Unreachable(LedgerwireError):

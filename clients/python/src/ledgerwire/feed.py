@@ -34,12 +34,14 @@ class Feed:
         *,
         deadline: float | None,
         limit: int,
+        unknown_answers: int,
         on_liveness: OnLiveness | None,
     ) -> None:
         self.watching = Watching(task_id, after, mode)
         self._on_liveness = on_liveness
         self.deadline = deadline
         """Until when an unknown task is waited for; None: not at all."""
+        self._unknown_left = self._unknown_answers = unknown_answers
         self.not_before = 0.0
         self.failures = 0
         self.asked_at = 0.0
@@ -123,6 +125,7 @@ class Feed:
         """The subscription has come further without a change to show."""
         if self.watching.phase in {Phase.STREAMING, Phase.ENDED}:
             self.deadline = None
+            self._unknown_left = self._unknown_answers
         self._arrived.set()
 
     def wait_ms(self, now: float) -> int | None:
@@ -161,6 +164,7 @@ class Feed:
         return max(self.deadline, self.asked_at) + _HELD_MARGIN_SECONDS
 
     def unknown(self, now: float, error: UnknownTask) -> None:
-        """The gateway knows no such task: wait on, if there is time left, else fail."""
-        if self.deadline is None or now >= self.deadline:
+        """The gateway knows no such task: the last such answer in a row, or the end of the wait, ends the feed."""
+        self._unknown_left -= 1
+        if self._unknown_left <= 0 or (self.deadline is not None and now >= self.deadline):
             self.fail(error)

@@ -10,8 +10,7 @@ import asyncio
 import logging
 import random
 import ssl
-from collections.abc import Callable
-from typing import NoReturn, Protocol, TypeAlias
+from typing import NoReturn, Protocol
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -19,13 +18,14 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from ledgerwire import ending, wire
 from ledgerwire.backoff import FullJitter
+from ledgerwire.detour import Detour
 from ledgerwire.ending import Ending, Said, Unfit
 from ledgerwire.errors import LedgerwireError, Unreachable
+from ledgerwire.http import Http, NoGateway, base_of
+from ledgerwire.polling import Polling
 from ledgerwire.reporting import Stalled
 from ledgerwire.settings import Timing
-
-Token: TypeAlias = str | Callable[[], str] | None
-"""A token, or what gives the current one each time a connection is opened."""
+from ledgerwire.token import NoToken, Token, Tokens
 
 _log = logging.getLogger("ledgerwire")
 # At level DEBUG websockets logs whole frames, also `hello` with its token: not through this client.
@@ -53,6 +53,9 @@ class Peer(Protocol):
     def next_due(self, now: float) -> float | None:
         """Seconds until `outgoing` should be asked again; None: not before the link is woken."""
 
+    async def renew(self, token: str) -> None:
+        """Tell the gateway the new token, over the connection that is open. Raises LedgerwireError."""
+
     def lost(self) -> None:
         """The connection is gone."""
 
@@ -74,12 +77,13 @@ class Link:
         dice: random.Random,
         tls: ssl.SSLContext | None,
         give_up_seconds: float | None,
+        poll_seconds: float | None = None,
     ) -> None:
         check_url(url)
         self._url = url
         self._shown_url = url.partition("?")[0]
         self._peer = peer
-        self._token = token
+        self._tokens = Tokens(token, timing.open_seconds)
         self._client = client
         self._timing = timing
         self._dice = dice
@@ -91,6 +95,13 @@ class Link:
         self._socket: ClientConnection | None = None
         self._welcomed_at: float | None = None
         self._ever_welcomed = False
+        self._asked_anew = False
+        self._renewing: asyncio.Task[None] | None = None
+        base = base_of(url)
+        self._detour: Detour | None = None
+        if poll_seconds is not None and base is not None:
+            http = Http(base, tokens=self._tokens, client=client, tls=tls, timeout_seconds=timing.open_seconds)
+            self._detour = Detour(lambda: Polling(peer, http, timing, poll_seconds, dice))
 
     # ── for the owner ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -99,6 +110,11 @@ class Link:
         """Whether the gateway has said welcome on a connection that is open as far as is known."""
         return self._welcomed_at is not None
 
+    @property
+    def polling(self) -> bool:
+        """Whether polls bring what there is no connection for."""
+        return self._detour is not None and self._detour.polling
+
     def start(self) -> None:
         """Begin to connect, in the background of the running loop."""
         self._task = asyncio.create_task(self._run(), name="ledgerwire link")
@@ -106,10 +122,12 @@ class Link:
     def wake(self) -> None:
         """Ask the peer for outgoing frames now."""
         self._wake.set()
+        if self._detour is not None:
+            self._detour.wake()
 
     def replace_token(self, token: str) -> None:
         """The token of later connections."""
-        self._token = token
+        self._tokens.replace(token)
 
     def file_descriptor(self) -> int | None:
         """The number of the open socket, for whoever has to let go of it after a fork."""
@@ -119,8 +137,10 @@ class Link:
         """Close the connection, within `close_seconds`, and end."""
         if self._task is None:
             return
-        self._task.cancel()
-        await asyncio.wait({self._task}, timeout=self._timing.close_seconds)
+        running = {task for task in (self._task, self._renewing) if task is not None}
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=self._timing.close_seconds)
 
     # ── from connection to connection ───────────────────────────────────────────────────────────────────────
 
@@ -130,6 +150,9 @@ class Link:
         except Exception as error:  # noqa: BLE001 - a fault of ours must not leave anybody waiting
             _log.exception("the connection to %s ended by a fault of the client", self._shown_url)
             self._peer.ended(Unreachable(f"the client failed: {type(error).__name__}"))
+        finally:
+            if self._detour is not None:
+                await self._detour.end()
 
     async def _reconnect_until_ended(self) -> None:
         loop = asyncio.get_running_loop()
@@ -137,12 +160,16 @@ class Link:
         while True:
             ending, lived_seconds = await self._one_connection()
             now = loop.time()
+            refused = ending.error
             if lived_seconds is not None:
                 self._peer.lost()
                 down_since = now
                 if lived_seconds >= self._timing.steady_seconds:
                     failures = 0
-            error = ending.error or self._given_up(now - down_since, ending.why)
+            elif self._detour is not None and ending.retry_after_seconds is None:  # else it is there, and busy
+                refused = self._refused_on_both_ways(self._detour, ending)
+                down_since = max(down_since, self._detour.heard_at or down_since)
+            error = refused or self._given_up(now - down_since, ending.why)
             if error is not None:
                 _log.error("no further connection to %s: %s", self._shown_url, error)
                 self._peer.ended(error)
@@ -154,6 +181,13 @@ class Link:
             level = logging.WARNING if told is None else logging.INFO
             _log.log(level, "connection to %s: %s; again in %.1f s", self._shown_url, ending.why, delay)
             await asyncio.sleep(delay)
+
+    @staticmethod
+    def _refused_on_both_ways(detour: Detour, ending: Ending) -> LedgerwireError | None:
+        useless = detour.missed()
+        if isinstance(useless, NoGateway):
+            return ending.error
+        return useless or (None if ending.detour else ending.error)
 
     def _given_up(self, down_seconds: float, why: str) -> Unreachable | None:
         if self._give_up_seconds is None or down_seconds <= self._give_up_seconds:
@@ -170,10 +204,12 @@ class Link:
         orderly = True
         try:
             await self._converse(socket)
-        except (Said, Stalled, Unfit, wire.Malformed, ConnectionClosed, OSError) as error:
+        except (Said, Stalled, Unfit, NoToken, wire.Malformed, ConnectionClosed, OSError) as error:
             orderly = isinstance(error, Said)
             since, self._welcomed_at = self._welcomed_at, None
-            renewable = callable(self._token) and since is not None
+            # A token that was not taken is asked for once more; another that is not taken either is the last.
+            renewable = self._tokens.renewable and (since is not None or not self._asked_anew)
+            self._asked_anew = renewable and ending.is_unauthenticated(error)
             lived_seconds = None if since is None else asyncio.get_running_loop().time() - since
             return ending.of_conversation(error, renewable=renewable), lived_seconds
         finally:
@@ -203,10 +239,12 @@ class Link:
 
     async def _converse(self, socket: ClientConnection) -> NoReturn:
         loop = asyncio.get_running_loop()
-        await self._send(socket, wire.hello(self._client, self._current_token()))
+        await self._send(socket, wire.hello(self._client, await self._tokens.fresh()))
         async with asyncio.timeout(self._timing.open_seconds):
             welcome = await self._welcome(socket)
         _log.info("connected to %s as session %s", self._shown_url, welcome.session)
+        if self._detour is not None:
+            await self._detour.end()
         self._welcomed_at = loop.time()
         self._ever_welcomed = True
         self._peer.welcomed(welcome)
@@ -228,15 +266,6 @@ class Link:
             if not half.cancelled() and (error := half.exception()) is not None:
                 raise error
         raise Unfit("both halves of the connection ended without a word")
-
-    def _current_token(self) -> str | None:
-        if not callable(self._token):
-            return self._token
-        try:
-            return self._token()
-        except Exception as error:
-            sentence = f"the token function failed: {type(error).__name__}"
-            raise Unfit(sentence) from error
 
     async def _welcome(self, socket: ClientConnection) -> wire.Welcome:
         while True:
@@ -260,11 +289,28 @@ class Link:
                     await self._send(socket, wire.PONG)
                 case "bye":
                     raise Said(wire.bye(message))
+                case "notice" if message.get("kind") == "token_expiring":
+                    self._renew()
                 case _:
                     await self._peer.received(message)
             count += 1
             if count % _YIELD_EVERY == 0:  # frames that are there already are read without a pause for others
                 await asyncio.sleep(0)
+
+    def _renew(self) -> None:
+        if self._renewing is None or self._renewing.done():
+            self._renewing = asyncio.create_task(self._renew_token(), name="ledgerwire token renewal")
+
+    async def _renew_token(self) -> None:
+        if not self._tokens.renewable:
+            _log.warning("the token for %s expires, and there is no function that gives another", self._shown_url)
+            return
+        try:
+            token = await self._tokens.fresh()
+            if token is not None:
+                await self._peer.renew(token)
+        except (NoToken, LedgerwireError) as error:
+            _log.warning("the token for %s was not renewed: %s", self._shown_url, error)
 
     async def _write(self, socket: ClientConnection) -> None:
         loop = asyncio.get_running_loop()

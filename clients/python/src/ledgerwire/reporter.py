@@ -10,6 +10,7 @@ from typing import Protocol
 from ledgerwire import wire
 from ledgerwire.delivery import Delivery
 from ledgerwire.errors import LedgerwireError
+from ledgerwire.journal import Journal
 from ledgerwire.model import CancelState, Receipt
 from ledgerwire.reporting import Pending, Series
 from ledgerwire.settings import Timing
@@ -42,8 +43,9 @@ class Reporter:
         dice: random.Random,
         clock: Callable[[], float],
         wake: Callable[[], None],
+        journal: Journal | None = None,
     ) -> None:
-        self.delivery = Delivery(limit, timing, dice, wake)
+        self.delivery = Delivery(limit, timing, dice, wake, journal)
         self.ended_by: LedgerwireError | None = None
         self.degraded = False
         self._timing = timing
@@ -109,6 +111,9 @@ class Reporter:
         if self._attend_again_at is not None:
             moments.append(max(0.0, self._attend_again_at - now))
         return min((moment for moment in moments if moment is not None), default=None)
+
+    async def renew(self, token: str) -> None:
+        await self.delivery.refresh(token, self._timing.reply_seconds)
 
     def lost(self) -> None:
         self._attending.clear()

@@ -42,6 +42,8 @@ class Pending:
     counted: bool = True
     waited: bool = False
     """Somebody awaits the outcome; else it is told to the holder of the task."""
+    entry: int | None = None
+    """Its id in the journal."""
     tries: int = 0
     sent_at: float = 0.0
 
@@ -143,18 +145,32 @@ class Unacknowledged:
             sentence = f"{self._limit} reports are waiting for their acknowledgement"
             raise QueueFull(sentence)
         frozen = wire.freeze(body, self.frame_bytes)
-        self._serials += 1
-        pending = Pending(self._serials, series, kind, frozen, opening=opening, terminal=terminal, counted=counted)
+        pending = Pending(0, series, kind, frozen, opening=opening, terminal=terminal, counted=counted)
         if kind == "report" and not opening:
-            series.numbered += 1
-            pending.number = series.numbered
-        series.closing = terminal
-        series.queue.append(pending)
-        self._total += 1
-        self._counted += counted
-        if len(series.queue) == 1:
-            self._ready[series.serial] = series
-        return pending
+            pending.number = series.numbered + 1
+        return self._enqueue(pending)
+
+    def restore(self, task_id: str, attempt: int) -> Series:
+        """The series of an attempt that an earlier process has made; to be filled by `resume`."""
+        series = self.series(task_id)
+        series.attempt = attempt
+        return series
+
+    def resume(self, series: Series, number: int, body: wire.Message, *, terminal: bool, entry: int) -> None:
+        """Take a report of an earlier process again, under its number. It is not counted: it was taken before."""
+        self._enqueue(
+            Pending(0, series, "report", body, number, terminal=terminal, counted=False, entry=entry),
+        )
+
+    def retract(self, pending: Pending) -> None:
+        """Undo the offer that was made last."""
+        series = pending.series
+        series.queue.pop()
+        series.numbered -= pending.number is not None
+        series.closing = False
+        self._forget(pending)
+        if not series.queue:
+            self._ready.pop(series.serial, None)
 
     def withdraw(self, series: Series, error: LedgerwireError) -> list[Settled]:
         """Give up a series: what was not sent never will be; what is under way is not sent again."""
@@ -248,6 +264,19 @@ class Unacknowledged:
         if rejection.code == "internal":
             return rejection.retryable and pending.tries < INTERNAL_TRIES_MAX
         return rejection.retryable
+
+    def _enqueue(self, pending: Pending) -> Pending:
+        series = pending.series
+        self._serials += 1
+        pending.serial = self._serials
+        series.numbered = pending.number or series.numbered
+        series.closing = pending.terminal
+        series.queue.append(pending)
+        self._total += 1
+        self._counted += pending.counted
+        if len(series.queue) == 1:
+            self._ready[series.serial] = series
+        return pending
 
     def _finish(self, pending: Pending, settled: Settled) -> Settled:
         series = pending.series

@@ -37,3 +37,5 @@ class Timing:
     """A watcher stops reading for so long when a consumer's buffer is full, before setting its task aside."""
     unreachable_seconds: float | None = 300.0
     """A watcher without a connection for so long raises `Unreachable`; None waits for ever."""
+    poll_seconds: float | None = 2.0
+    """A watcher polls as often while three connections in a row could not be opened; None: it never polls."""

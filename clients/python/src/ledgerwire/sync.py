@@ -8,15 +8,18 @@ import ssl
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from ledgerwire.engine import Engine
 from ledgerwire.errors import Closed
-from ledgerwire.link import Token, check_url
+from ledgerwire.journal import MAX_BYTES as JOURNAL_BYTES
+from ledgerwire.link import check_url
 from ledgerwire.model import KEEP, CancelRequest, Json, Keep, Receipt
 from ledgerwire.settings import Timing
 from ledgerwire.task import PROGRESS_SECONDS, Task
+from ledgerwire.token import Token
 from ledgerwire.worker import CLIENT, QUEUE_REPORTS, REQUEST_SECONDS, Worker
 
 P = ParamSpec("P")
@@ -39,6 +42,8 @@ class SyncWorker:
         token: Token = None,
         client: str = CLIENT,
         queue_reports: int = QUEUE_REPORTS,
+        journal: str | Path | None = None,
+        journal_bytes: int = JOURNAL_BYTES,
         timing: Timing | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -50,11 +55,13 @@ class SyncWorker:
             token=token,
             client=client,
             queue_reports=queue_reports,
+            journal=journal,
+            journal_bytes=journal_bytes,
             timing=self._timing,
             tls=tls,
         )
         self._lock = threading.Lock()
-        self._engine: Engine | None = None
+        self._engine: Engine[Worker] | None = None
         self._closed = False
         _workers.add(self)
 
@@ -92,7 +99,7 @@ class SyncWorker:
     ) -> Receipt:
         """As `Worker.create`."""
         engine = self.engine()
-        work = engine.worker.create(
+        work = engine.peer.create(
             task_id,
             kind=kind,
             owner=owner,
@@ -102,16 +109,21 @@ class SyncWorker:
         )
         return engine.call(work, timeout_seconds)
 
+    def report(self, task_id: str, *, timeout_seconds: float = REQUEST_SECONDS, **members: Any) -> Receipt:
+        """As `Worker.report`, with the same members."""
+        engine = self.engine()
+        return engine.call(engine.peer.report(task_id, timeout_seconds=timeout_seconds, **members), timeout_seconds)
+
     def cancel(self, task_id: str, *, reason: str | None = None, timeout_seconds: float = REQUEST_SECONDS) -> Receipt:
         """As `Worker.cancel`."""
         engine = self.engine()
-        work = engine.worker.cancel(task_id, reason=reason, timeout_seconds=timeout_seconds)
+        work = engine.peer.cancel(task_id, reason=reason, timeout_seconds=timeout_seconds)
         return engine.call(work, timeout_seconds)
 
     def refresh(self, token: str, *, timeout_seconds: float = REQUEST_SECONDS) -> None:
         """As `Worker.refresh`."""
         engine = self.engine()
-        engine.call(engine.worker.refresh(token, timeout_seconds=timeout_seconds), timeout_seconds)
+        engine.call(engine.peer.refresh(token, timeout_seconds=timeout_seconds), timeout_seconds)
 
     def task(
         self,
@@ -161,7 +173,7 @@ class SyncWorker:
 
         return decorate
 
-    def engine(self) -> Engine:
+    def engine(self) -> Engine[Worker]:
         """The background thread of this process, started when there is none. Raises Closed."""
         with self._lock:
             if self._closed:
@@ -174,7 +186,7 @@ class SyncWorker:
         """Forget the parent's thread and connection; the next use opens others."""
         self._lock = threading.Lock()  # another thread of the parent may have held it
         if self._engine is not None:
-            self._engine.let_go()
+            self._engine.peer.let_go()
             _inherited.append(self._engine)
             self._engine = None
 
@@ -196,13 +208,13 @@ class SyncTask:
         self._make = make
         self._open_seconds = open_seconds
         self._finish_seconds = timing.finish_seconds
-        self._engine: Engine | None = None
+        self._engine: Engine[Worker] | None = None
         self._task: Task | None = None
 
     def __enter__(self) -> Self:
         """Open the attempt. Raises as entering a `Task`."""
         self._engine = self._worker.engine()
-        self._task = self._make(self._engine.worker)
+        self._task = self._make(self._engine.peer)
         self._call(self._task.__aenter__(), self._open_seconds)
         return self
 
@@ -297,7 +309,7 @@ class SyncTask:
 
 _workers: weakref.WeakSet[SyncWorker] = weakref.WeakSet()
 # Collecting a parent's loop in a child would close descriptors that are shared with the parent.
-_inherited: list[Engine] = []
+_inherited: list[Engine[Worker]] = []
 
 
 def _after_fork_in_child() -> None:

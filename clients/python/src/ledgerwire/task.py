@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -107,7 +107,9 @@ class Task:
         Rejected, also for an earlier `post`; TypeError for what JSON cannot say.
         """
         self._raise_deferred()
-        receipt = await self._deliver(_changes(progress, stage, message, data), timeout_seconds)
+        receipt = await self._deliver(
+            changes(progress=progress, stage=stage, message=message, data=data), timeout_seconds
+        )
         self._raise_deferred()
         return receipt
 
@@ -124,16 +126,16 @@ class Task:
         Raises QueueFull; Fenced and the like once that is known; TypeError for what JSON cannot say. A
         rejection that comes later is raised by the next awaited call, or when the block is left.
         """
-        body = _changes(progress, stage, message, data)
+        body = changes(progress=progress, stage=stage, message=message, data=data)
         self._reporter.delivery.take(self._opened(), "report", self._named(body))
 
     async def complete(self, result: Json | Keep = KEEP, *, timeout_seconds: float = PROGRESS_SECONDS) -> Receipt:
         """End the task as completed, with a result of up to 32 KiB. Raises as `progress`."""
-        return await self._end({"status": "completed"} | _given("result", result), timeout_seconds)
+        return await self._end({"status": "completed"} | changes(result=result), timeout_seconds)
 
     async def fail(self, error: Json | Keep = KEEP, *, timeout_seconds: float = PROGRESS_SECONDS) -> Receipt:
         """End the task as failed; every watcher sees the error of up to 16 KiB. Raises as `progress`."""
-        return await self._end({"status": "failed"} | _given("error", error), timeout_seconds)
+        return await self._end({"status": "failed"} | changes(error=error), timeout_seconds)
 
     async def cancelled(self, *, timeout_seconds: float = PROGRESS_SECONDS) -> Receipt:
         """End the task as cancelled: the request is honoured. Raises as `progress`."""
@@ -156,9 +158,18 @@ class Task:
     # ── the block ───────────────────────────────────────────────────────────────────────────────────────────
 
     async def __aenter__(self) -> Self:
-        """Open the attempt. Raises DeliveryTimeout (nothing is held then), TaskEnded, Rejected, Refused."""
+        """Open the attempt. Raises DeliveryTimeout (nothing is held then), TaskEnded, Rejected, Refused.
+
+        What an earlier process has left in the journal of this task goes first: the new attempt would fence it.
+        """
         if self._series is not None:
             raise RuntimeError("a task block is entered once; ask the worker for another")
+        try:
+            async with asyncio.timeout(self._open_seconds):
+                await self._reporter.delivery.resumed(self.task_id)
+        except TimeoutError as error:
+            sentence = f"earlier reports of task {self.task_id} in the journal: no answer in {self._open_seconds:g} s"
+            raise DeliveryTimeout(sentence, queued=False) from error
         self._series = series = self._reporter.hold(self)
         key = secrets.token_hex(16)
         body = self._named({"attempt": "new", "key": key, "status": "running"})
@@ -186,9 +197,9 @@ class Task:
         if self._end_reported:
             pass
         elif error is None:
-            await self.complete(timeout_seconds=self._finish_seconds)
+            await self._unless_journalled(self.complete(timeout_seconds=self._finish_seconds))
         elif isinstance(error, CancelRequested) and error.task_id == self.task_id:
-            await self.cancelled(timeout_seconds=self._finish_seconds)
+            await self._unless_journalled(self.cancelled(timeout_seconds=self._finish_seconds))
             swallow = True
         elif isinstance(error, Exception) and self._lost is None:
             try:
@@ -199,6 +210,15 @@ class Task:
         if error is None or swallow:
             self._raise_deferred()
         return swallow
+
+    async def _unless_journalled(self, ending: Awaitable[Receipt]) -> None:
+        """An end that waits in the journal is reported, only not acknowledged yet."""
+        try:
+            await ending
+        except DeliveryTimeout as error:
+            if not (error.queued and self._reporter.delivery.journalled):
+                raise
+            _log.warning("the end of task %s is in the journal: %s", self.task_id, error)
 
     # ── for the reporter ────────────────────────────────────────────────────────────────────────────────────
 
@@ -282,11 +302,9 @@ def terms(
     return {name: value for name, value in said.items() if value is not None}
 
 
-def _given(name: str, value: Json | Keep) -> dict[str, Json]:
-    return {} if value is KEEP else {name: value}
-
-
-def _changes(progress: object, stage: object, message: object, data: object) -> dict[str, Json]:
+def changes(**given: object) -> dict[str, Json]:
+    """The members of a report that are to change; what is KEEP is left out."""
+    progress = given.get("progress")
     if isinstance(progress, float) and not math.isfinite(progress):
         raise ValueError("progress is a number from 0 to 100")  # JSON has no NaN: it would clear the progress
-    return _given("progress", progress) | _given("stage", stage) | _given("message", message) | _given("data", data)
+    return {name: value for name, value in given.items() if value is not KEEP}

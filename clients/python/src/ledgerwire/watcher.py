@@ -1,9 +1,8 @@
-"""The asyncio watcher: many tasks over one connection, each an async iterator; `watch`, `cancel` for one."""
+"""The asyncio watcher: many tasks over one connection, each an async iterator."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import ssl
 from collections.abc import AsyncGenerator
@@ -15,15 +14,17 @@ from ledgerwire.backoff import FullJitter
 from ledgerwire.delivery import Delivery
 from ledgerwire.errors import Closed, LedgerwireError, UnknownTask, fresh
 from ledgerwire.feed import Feed, OnLiveness
-from ledgerwire.link import Link, Token
+from ledgerwire.link import Link
 from ledgerwire.model import Change, Cursor, Json, Receipt
 from ledgerwire.reporting import Stalled
 from ledgerwire.settings import Timing
+from ledgerwire.token import Token
 from ledgerwire.watching import Mode, Phase
 
 CLIENT = "ledgerwire-python/0.1.0"
 BUFFER_CHANGES = 256
 REQUEST_SECONDS = 30.0
+UNKNOWN_ANSWERS = 5
 _REQUESTS_MAX = 100
 
 
@@ -65,6 +66,7 @@ class Watcher:
             dice=self._dice,
             tls=tls,
             give_up_seconds=self._timing.unreachable_seconds,
+            poll_seconds=self._timing.poll_seconds,
         )
         self._delivery = Delivery(_REQUESTS_MAX, self._timing, self._dice, self._link.wake)
 
@@ -88,19 +90,26 @@ class Watcher:
         """Whether there is a connection just now, as far as is known."""
         return self._link.connected
 
+    @property
+    def polling(self) -> bool:
+        """Whether there is no connection, and the gateway is asked now and then instead."""
+        return self._link.polling
+
     async def subscribe(
         self,
         task_id: str,
         *,
         after: Cursor | None = None,
         wait_seconds: float | None = None,
+        unknown_answers: int = UNKNOWN_ANSWERS,
         mode: Mode = "all",
         on_liveness: OnLiveness | None = None,
     ) -> AsyncGenerator[Change, None]:
         """Yield the changes of a task: first a Snapshot, or what came after `after`; then each transition,
         once, in order; it ends after a terminal one.
 
-        `wait_seconds` is for a task that may not exist yet; it is then seen from its first transition. `mode`
+        `wait_seconds` is for a task that may not exist yet; it is then seen from its first transition. After
+        `unknown_answers` in a row that nobody knows the task, or when the wait is over, UnknownTask is raised. `mode`
         "latest" yields only snapshots, the newest each time. Closing the iterator unsubscribes. One task can
         be subscribed once at a time on a watcher (ValueError).
 
@@ -115,7 +124,15 @@ class Watcher:
             sentence = f"task {task_id} is subscribed on this watcher already"
             raise ValueError(sentence)
         deadline = None if wait_seconds is None else self._now() + wait_seconds
-        feed = Feed(task_id, after, mode, deadline=deadline, limit=self._buffer_changes, on_liveness=on_liveness)
+        feed = Feed(
+            task_id,
+            after,
+            mode,
+            deadline=deadline,
+            limit=self._buffer_changes,
+            unknown_answers=unknown_answers,
+            on_liveness=on_liveness,
+        )
         self._feeds[task_id] = feed
         self._link.wake()
         try:
@@ -150,7 +167,7 @@ class Watcher:
         """Replace the token of this and of later connections. Raises Rejected, DeliveryTimeout, Refused."""
         self._check_open()
         self._link.replace_token(token)
-        await self._delivery.deliver(self._delivery.queue.series("-"), "refresh", {"token": token}, timeout_seconds)
+        await self._delivery.refresh(token, timeout_seconds)
 
     # ── Peer ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -198,6 +215,10 @@ class Watcher:
         moments = [self._delivery.next_due(now)]
         moments += [feed.next_due(now, self._timing.reply_seconds) for feed in self._feeds.values()]
         return min((moment for moment in moments if moment is not None), default=None)
+
+    async def renew(self, token: str) -> None:
+        """Tell the gateway the new token."""
+        await self._delivery.refresh(token, self._timing.reply_seconds)
 
     def lost(self) -> None:
         """The connection is gone."""
@@ -269,39 +290,3 @@ class Watcher:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
-
-
-async def watch(
-    task_id: str,
-    *,
-    url: str,
-    token: Token = None,
-    after: Cursor | None = None,
-    wait_seconds: float | None = None,
-    mode: Mode = "all",
-    on_liveness: OnLiveness | None = None,
-    timing: Timing | None = None,
-) -> AsyncGenerator[Change, None]:
-    """Watch one task over a connection of its own. Arguments and errors are those of `Watcher.subscribe`.
-
-    Whoever leaves the loop early closes the connection at once with
-    `contextlib.aclosing(ledgerwire.watch(...))`.
-    """
-    async with Watcher(url, token=token, timing=timing) as watcher:
-        changes = watcher.subscribe(task_id, after=after, wait_seconds=wait_seconds, mode=mode, on_liveness=on_liveness)
-        async with contextlib.aclosing(changes):
-            async for change in changes:
-                yield change
-
-
-async def cancel(
-    task_id: str,
-    *,
-    url: str,
-    token: Token = None,
-    reason: str | None = None,
-    timeout_seconds: float = REQUEST_SECONDS,
-) -> Receipt:
-    """Ask that a task be cancelled, over a connection of its own. Errors are those of `Watcher.cancel`."""
-    async with Watcher(url, token=token) as watcher:
-        return await watcher.cancel(task_id, reason=reason, timeout_seconds=timeout_seconds)

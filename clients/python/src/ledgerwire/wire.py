@@ -81,13 +81,21 @@ class Reply:
 
 def decode(frame: bytes) -> Message:
     """One message from one frame. Raises Malformed."""
-    try:
-        message = orjson.loads(frame)
-    except orjson.JSONDecodeError as error:
-        raise Malformed("a frame is not JSON") from error
-    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+    message = loads(frame)
+    if not isinstance(message.get("type"), str):
         raise Malformed("a frame is not a message")
     return message
+
+
+def loads(text: bytes) -> Message:
+    """One JSON object. Raises Malformed."""
+    try:
+        content = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise Malformed("it is not JSON") from error
+    if not isinstance(content, dict):
+        raise Malformed("it is not a JSON object")
+    return content
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
@@ -140,7 +148,7 @@ def beats(held: Iterable[tuple[str, int]]) -> list[bytes]:
 
 def welcome(message: Message) -> Welcome:
     """Raises Malformed."""
-    with _Checked("welcome"):
+    with Checked("welcome"):
         limits = message.get("limits") or {}
         return Welcome(
             session=str(message["session"]),
@@ -152,11 +160,11 @@ def welcome(message: Message) -> Welcome:
 
 def bye(message: Message) -> Bye:
     """Raises Malformed."""
-    with _Checked("bye"):
+    with Checked("bye"):
         return Bye(
             code=int(message["code"]),
             retry=bool(message["retry"]),
-            retry_after_seconds=_seconds(message.get("retry_after_ms")),
+            retry_after_seconds=seconds(message.get("retry_after_ms")),
             reason=str(message.get("reason", "")),
             message=str(message.get("message", "")),
         )
@@ -164,7 +172,7 @@ def bye(message: Message) -> Bye:
 
 def reply(message: Message) -> Reply:
     """Raises Malformed."""
-    with _Checked("reply"):
+    with Checked("reply"):
         number = message["id"]
         if number is not None and not isinstance(number, int):
             raise Malformed("a reply repeats an id that was never sent")
@@ -174,14 +182,14 @@ def reply(message: Message) -> Reply:
             return Reply(
                 number,
                 rejection=rejection,
-                retry_after_seconds=_seconds(error.get("retry_after_ms")) or 0.0,
+                retry_after_seconds=seconds(error.get("retry_after_ms")) or 0.0,
             )
         return Reply(number, receipt=_receipt(message) if "seq" in message else None)
 
 
 def subscribed(message: Message) -> Subscribed:
     """Raises Malformed."""
-    with _Checked("subscribed"):
+    with Checked("subscribed"):
         return Subscribed(
             verdict=str(message["verdict"]),
             epoch=str(message["epoch"]),
@@ -193,13 +201,13 @@ def subscribed(message: Message) -> Subscribed:
 
 def task_id(message: Message) -> str:
     """The task that a message is about. Raises Malformed."""
-    with _Checked(message["type"]):
+    with Checked(message["type"]):
         return str(message["task"]["task_id"] if message["type"] == "snapshot" else message["task_id"])
 
 
 def snapshot(task: Message, epoch: str) -> Snapshot:
     """From the `task` member of a snapshot message. Raises Malformed."""
-    with _Checked("snapshot"):
+    with Checked("snapshot"):
         return Snapshot(
             task_id=task["task_id"],
             cursor=Cursor(epoch, int(task["seq"])),
@@ -226,7 +234,7 @@ def snapshot(task: Message, epoch: str) -> Snapshot:
 
 def transition(message: Message, epoch: str) -> Transition:
     """Raises Malformed."""
-    with _Checked("transition"):
+    with Checked("transition"):
         return Transition(
             task_id=message["task_id"],
             cursor=Cursor(epoch, int(message["seq"])),
@@ -247,7 +255,7 @@ def transition(message: Message, epoch: str) -> Transition:
 
 def liveness(message: Message) -> WorkerLiveness:
     """Raises Malformed."""
-    with _Checked("liveness"):
+    with Checked("liveness"):
         age_ms = message.get("beat_age_ms")
         return WorkerLiveness(
             task_id=message["task_id"],
@@ -258,13 +266,13 @@ def liveness(message: Message) -> WorkerLiveness:
 
 def cursor(value: Message | None) -> Cursor | None:
     """From `{"epoch", "seq"}`. Raises Malformed."""
-    with _Checked("cursor"):
+    with Checked("cursor"):
         return None if value is None else Cursor(str(value["epoch"]), int(value["seq"]))
 
 
 def cancel_request(message: Message) -> CancelState:
     """From the `cancel` message a worker gets. Raises Malformed."""
-    with _Checked("cancel"):
+    with Checked("cancel"):
         return CancelState(stage="recorded", reason=message.get("reason"), seq=int(message["seq"]))
 
 
@@ -279,7 +287,8 @@ def _receipt(message: Message) -> Receipt:
     )
 
 
-def _seconds(milliseconds: float | None) -> float | None:
+def seconds(milliseconds: float | None) -> float | None:
+    """A `retry_after_ms` in seconds, within bounds."""
     return None if milliseconds is None else max(0.0, min(RETRY_AFTER_SECONDS_MAX, milliseconds / 1000))
 
 
@@ -293,7 +302,7 @@ def _cancel(value: Message | None) -> CancelState | None:
     return CancelState(stage=value["stage"], reason=value.get("reason"), seq=value.get("seq"))
 
 
-class _Checked:
+class Checked:
     """Turns the errors of reading a member that is missing or of the wrong kind into Malformed."""
 
     def __init__(self, what: str) -> None:

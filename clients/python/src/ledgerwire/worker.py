@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import random
+import secrets
 import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
+from ledgerwire import journal as journal_
 from ledgerwire.errors import Closed, DeliveryTimeout, fresh
-from ledgerwire.link import Link, Token
-from ledgerwire.model import KEEP, Json, Keep, Receipt
+from ledgerwire.link import Link
+from ledgerwire.model import KEEP, Json, Keep, Receipt, Status
 from ledgerwire.reporter import Reporter
 from ledgerwire.settings import Timing
-from ledgerwire.task import Task, terms
+from ledgerwire.task import Task, changes, terms
+from ledgerwire.token import Token
 
 _log = logging.getLogger("ledgerwire")
 
@@ -39,10 +44,14 @@ class Worker:
     call has its own timeout. Leaving without an exception waits up to `timing.close_seconds` for what is
     still queued.
 
-    `url` is `ws://host:port/v1/ws` or `wss://…`. `token` is a string, or a function called before each
-    connection is opened. `client` is a free name and version for the gateway's log. `queue_reports` bounds
-    the unacknowledged messages of all tasks together. `dice` decides the reconnect delays (for reproducible
-    tests).
+    `url` is `ws://host:port/v1/ws` or `wss://…`. `token` is a string, or a function, plain or async, called
+    before each connection and when the gateway says that the token expires. `client` is a free name and
+    version for the gateway's log. `queue_reports` bounds the unacknowledged messages of all tasks together.
+    `dice` decides the reconnect delays (for reproducible tests).
+
+    `journal` is a folder on a local disk, of this process alone. Then each report of a task block is on disk when
+    `post` returns, or `progress` begins to wait, and what is not acknowledged when the process ends is sent by
+    the next worker with that folder, under its old number. `journal_bytes` bounds it; beyond, as with `queue_reports`.
     """
 
     def __init__(
@@ -52,13 +61,16 @@ class Worker:
         token: Token = None,
         client: str = CLIENT,
         queue_reports: int = QUEUE_REPORTS,
+        journal: str | Path | None = None,
+        journal_bytes: int = journal_.MAX_BYTES,
         timing: Timing | None = None,
         tls: ssl.SSLContext | None = None,
         dice: random.Random | None = None,
     ) -> None:
         self._timing = timing or Timing()
         dice = dice or random.Random()  # noqa: S311 - spreads reconnects, guards nothing
-        self._reporter = Reporter(queue_reports, self._timing, dice, _now, self._wake)
+        self._journal = None if journal is None else journal_.Journal(Path(journal), journal_bytes)
+        self._reporter = Reporter(queue_reports, self._timing, dice, _now, self._wake, self._journal)
         self._opened = False
         self._link = Link(
             url,
@@ -72,9 +84,11 @@ class Worker:
         )
 
     async def __aenter__(self) -> Self:
-        """Begin to connect, in the background."""
+        """Begin to connect, in the background. Raises JournalError."""
         if self._opened:
             raise RuntimeError("a worker is entered once; make another")
+        if left := self._reporter.delivery.open_journal():
+            _log.info("%d reports of an earlier process go out first", left)
         self._opened = True
         self._link.start()
         return self
@@ -82,19 +96,26 @@ class Worker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Flush and close. Raises Refused, DeliveryTimeout for what is left, unless another error goes on."""
+        """Flush and close. Raises Refused, DeliveryTimeout for what is left, unless another error goes on.
+
+        What is left in a journal is no error: the next worker with that folder sends it.
+        """
         stopping = error is not None and not isinstance(error, Exception)
         flushed = False
         try:
             flushed = not stopping and await self.flush(self._timing.close_seconds)
         finally:
-            refused, left = self._reporter.ended_by, self.queued
+            refused, kept = self._reporter.ended_by, self._reporter.delivery.journalled
+            left = self.queued - kept
             await self._link.stop()
             if refused is None:
                 self._reporter.ended(Closed("the worker is closed"))
+            self._reporter.delivery.close_journal()
+        if kept:
+            _log.warning("%d reports are kept in the journal for the next worker", kept)
         if error is None and refused is not None:
             raise fresh(refused)
-        if not flushed and left:
+        if not flushed and left > 0:
             if error is None:
                 sentence = f"{left} reports were not acknowledged before the worker was closed"
                 raise DeliveryTimeout(sentence, queued=False)
@@ -137,6 +158,37 @@ class Worker:
             body["data"] = data
         return await self._ask("create", task_id, body, timeout_seconds)
 
+    async def report(
+        self,
+        task_id: str,
+        *,
+        key: str | None = None,
+        status: Status | str | None = None,
+        progress: float | Keep | None = KEEP,
+        stage: str | Keep | None = KEEP,
+        message: str | Keep | None = KEEP,
+        data: Json | Keep = KEEP,
+        result: Json | Keep = KEEP,
+        error: Json | Keep = KEEP,
+        timeout_seconds: float = REQUEST_SECONDS,
+    ) -> Receipt:
+        """One report without holding the task: no attempt, no beats, no fence. For scripts and for single events.
+
+        The same `key` again is a harmless repeat; None: a key of its own. Other members as in `Task.progress`; `status`
+        `completed`, `failed` or `cancelled` ends the task. Raises as `create`.
+        """
+        body: dict[str, Json] = {"task_id": task_id, "key": key or secrets.token_hex(16)}
+        if status is not None:
+            body["status"] = str(status)
+        body |= changes(progress=progress, stage=stage, message=message, data=data, result=result, error=error)
+        self._check_open()
+        delivery = self._reporter.delivery
+        series = delivery.queue.series(task_id)
+        receipt = await delivery.deliver(series, "report", body, timeout_seconds, opening=True)
+        if receipt is None:
+            raise AssertionError("the gateway acknowledged a report without a receipt")
+        return receipt
+
     async def cancel(
         self, task_id: str, *, reason: str | None = None, timeout_seconds: float = REQUEST_SECONDS
     ) -> Receipt:
@@ -150,8 +202,7 @@ class Worker:
         """Replace the token of this and of later connections. Raises Rejected, DeliveryTimeout, Refused."""
         self._check_open()
         self._link.replace_token(token)
-        delivery = self._reporter.delivery
-        await delivery.deliver(delivery.queue.series("-"), "refresh", {"token": token}, timeout_seconds)
+        await self._reporter.delivery.refresh(token, timeout_seconds)
 
     def task(
         self,
@@ -220,8 +271,21 @@ class Worker:
         return await self._reporter.delivery.emptied(timeout_seconds)
 
     def file_descriptor(self) -> int | None:
-        """The number of the open socket, or None; for whoever has to let go of it after a fork."""
+        """The number of the open socket, or None."""
         return self._link.file_descriptor()
+
+    def let_go(self) -> None:
+        """In a child process: drop the inherited socket and journal, so that both end when the parent ends.
+
+        Nothing of the loop is touched: its epoll registrations are shared with the parent.
+        """
+        if self._journal is not None:
+            self._journal.close()
+        descriptor = self.file_descriptor()
+        if descriptor is not None and descriptor >= 0:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nothing, descriptor)
+            os.close(nothing)
 
     async def _ask(self, kind: str, task_id: str, body: dict[str, Json], timeout_seconds: float) -> Receipt:
         self._check_open()
