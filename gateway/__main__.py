@@ -21,11 +21,11 @@ import structlog
 import uvloop
 from msgspec.structs import replace
 
-from gateway import key_command, runtime
+from gateway import key_command, options, runtime
 from gateway.bus.own_nats import OwnNats
 from gateway.listening import CannotServe
 from gateway.place import Place, Word
-from gateway.settings import BUSES, DEFAULT_PORT, LOG_LEVELS, GatewaySettings
+from gateway.settings import DEFAULT_PORT, GatewaySettings
 from gateway.siblings import meeting_place
 from gateway.telemetry import configure_logging
 from gateway.tls import trusting
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _client(arguments: Sequence[str]) -> int:
-    """A verb of the client, which is a package of its own (docs/adr/0012): found by its entry point, never imported."""
+    """A verb of the client, which is a package of its own (docs/adr/0015): found by its entry point, never imported."""
     for verb in entry_points(group="ledgerwire.commands", name=arguments[0]):
         return int(verb.load()(arguments))
     sentence = f"`{arguments[0]}` comes with the client; in a clone: pip install './clients/python[cli]'"
@@ -113,63 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ledgerwire {runtime.product_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    serve = commands.add_parser("serve", help="run a gateway; without DATABASE_URL also a PostgreSQL of its own")
-    serve.add_argument("--host", help="address to listen on (default 127.0.0.1); others need authentication")
-    serve.add_argument("--port", type=int, help=f"port to listen on (default {DEFAULT_PORT}; 0: any)")
-    serve.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="processes that share the port, one per core that they may have; default 1. SIGHUP replaces them one by"
-        " one, with the token file as it is then",
-    )
-    serve.add_argument(
-        "--allow-origin",
-        dest="allowed_origins",
-        metavar="ORIGIN",
-        action="append",
-        help="pages of this origin may connect, for example https://app.example; may be given several times",
-    )
-    serve.add_argument("--token-file", type=Path, metavar="FILE", help="lines of `tenant subject token`; chmod 600")
-    serve.add_argument("--auth-file", type=Path, metavar="FILE", help="whose JWTs are believed: docs/security.md")
-    serve.add_argument(
-        "--trusted-proxy",
-        dest="trusted_proxies",
-        metavar="NETWORK",
-        action="append",
-        help="a proxy in front, such as 10.1.0.0/16: its X-Forwarded-For and X-Forwarded-Proto are believed, nobody"
-        " else's; may be given several times",
-    )
-    serve.add_argument(
-        "--tls-cert", type=Path, metavar="FILE", help="serve TLS (1.2 and newer) with this certificate chain in PEM"
-    )
-    serve.add_argument(
-        "--tls-key",
-        type=Path,
-        metavar="FILE",
-        help="and its key; chmod 600. Both are read anew on SIGHUP, for who connects from then on",
-    )
-    serve.add_argument(
-        "--bus",
-        choices=BUSES,
-        help="how the processes of one database tell each other at once: local (not at all, they look each second),"
-        " postgres (by LISTEN and NOTIFY), nats (the one for many). Default: local for one worker, postgres for two,"
-        " for more nats where it is installed, else postgres",
-    )
-    serve.add_argument(
-        "--bus-url",
-        metavar="URLS",
-        help="for --bus nats: nats://… or tls://…, several separated by commas; without it a server of its own, for the"
-        " processes of this gateway. Better in LEDGERWIRE_BUS_URL, where others do not see its secrets",
-    )
-    serve.add_argument(
-        "--data-dir",
-        type=Path,
-        metavar="FOLDER",
-        help="where its own PostgreSQL keeps its data; default ~/.local/share/ledgerwire, or as root, where others"
-        " cannot enter that, /var/lib/ledgerwire",
-    )
-    serve.add_argument("--log-level", choices=LOG_LEVELS, help="default info")
+    serve = options.add_serve(commands)
     serve.set_defaults(run=_serve)
 
     migrate_ = commands.add_parser("migrate", help="bring the schema in DATABASE_URL up to date")
@@ -200,34 +144,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _serve(options: argparse.Namespace) -> int:
-    settings = GatewaySettings.compose(
-        os.environ,
-        host=options.host,
-        port=options.port,
-        workers=options.workers,
-        allowed_origins=None if options.allowed_origins is None else tuple(options.allowed_origins),
-        token_file=options.token_file,
-        trusted_proxies=None if options.trusted_proxies is None else tuple(options.trusted_proxies),
-        tls_cert=options.tls_cert,
-        tls_key=options.tls_key,
-        auth_file=options.auth_file,
-        bus=options.bus,
-        bus_url=options.bus_url,
-        log_level=options.log_level,
-    )
-    if options.data_dir is not None:
-        settings = replace(settings, ledger=replace(settings.ledger, data_dir=options.data_dir))
+def _serve(given: argparse.Namespace) -> int:
+    settings = options.settings_of(given)
     configure_logging(settings.log_level)
     for name in GatewaySettings.unknown_variables(os.environ):
         log.warning("unknown_variable", name=name)
-    place: Place | None = options.place
+    place: Place | None = given.place
     if place is not None:
         structlog.contextvars.bind_contextvars(process=place.number)
     else:
         runtime.warn(settings)
         if settings.workers > 1:
-            return _supervise(settings, options.arguments)
+            return _supervise(settings, given.arguments)
     runtime.check_files(settings)  # what can be wrong with them is better said before a database is started
     with ExitStack() as stack:
         settings, dsn, they_run = _own_servers(settings, stack)

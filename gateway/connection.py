@@ -48,11 +48,7 @@ class Connection:
     )  # fmt: skip
 
     def __init__(
-        self,
-        services: Services,
-        transport: Transport,
-        visitor: Visitor = UNKNOWN,
-        allowance: Allowance | None = None,
+        self, services: Services, transport: Transport, visitor: Visitor = UNKNOWN, allowance: Allowance | None = None
     ) -> None:
         self.id = "s-" + secrets.token_hex(6)
         self.session = Session(
@@ -89,11 +85,6 @@ class Connection:
         self.release()
         if tasks:
             await asyncio.wait(tasks)
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing of the connection is left."""
-        return self._released
 
     def receive(self, frame: str) -> None:
         """A frame from the peer. Before each there must be `has_room`."""

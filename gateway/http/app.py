@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from gateway.http import guard, ingest, ops, tasks, tickets
+from gateway.http import guard, ingest, ops, tasks, tickets, upgrade
 from gateway.http.entry import rations
 from gateway.http.problems import problems
 from gateway.http.proxies import Proxies, clients
@@ -34,12 +34,13 @@ def build(
         client_max_size=FRAME_BYTES,
     )
     app[tasks.SERVICES] = services
-    app[tasks.SOCKETS] = sockets
+    app[upgrade.SOCKETS] = sockets
     app[ops.HEALTH] = health
     app[ops.FIGURES] = figures
     app[ingest.INTAKES] = set()
     app.on_response_prepare.append(guard.add_headers)
     app.on_response_prepare.append(ops.hang_up)
+    app.add_routes(upgrade.routes)
     app.add_routes(tasks.routes)
     app.add_routes(ingest.routes)
     app.add_routes(tickets.routes)

@@ -7,28 +7,22 @@ import base64
 import hashlib
 import re
 import secrets
-import time
 from datetime import datetime
 from typing import Final, TypeVar
 from uuid import UUID
 
 import msgspec
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import hdrs, web
 
 from gateway import audit
-from gateway.http.entry import enter, entered
-from gateway.http.guard import PRINCIPAL, bearer
-from gateway.http.problems import problem
-from gateway.http.proxies import CLIENT
-from gateway.identity import Visitor
+from gateway.http.entry import entered
+from gateway.http.guard import PRINCIPAL
 from gateway.principal import Principal, may
 from gateway.protocol import codec, messages
 from gateway.protocol.access import check, held_tasks, listing, wish
 from gateway.protocol.errors import ProtocolError
 from gateway.services import Services
 from gateway.transports import longpoll, sse
-from gateway.transports.websocket import WebSockets
-from gateway.transports.wire import Taken, take_over
 from ledger.batch import Outcome
 from ledger.errors import LedgerError
 from ledger.machine import TERMINAL, Liveness, Status
@@ -36,7 +30,6 @@ from ledger.model import Facts, Head, Key, Receipt, Rejection, Report, Request, 
 from ledger.receipts import unknown_task
 
 SERVICES: Final = web.AppKey("services", Services)
-SOCKETS: Final = web.AppKey("sockets", WebSockets)
 POLLED_TASKS: Final = 100
 WAIT_SECONDS: Final = 60
 BODY_SECONDS: Final = 10
@@ -48,36 +41,6 @@ M = TypeVar("M")
 routes = web.RouteTableDef()
 _json: Final = msgspec.json.Decoder()
 _prefer_wait: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})")
-
-
-@routes.get("/v1/ws")
-async def ws(request: web.Request) -> web.StreamResponse:
-    """The WebSocket, where the door has left the upgrade to aiohttp (`gateway.http.door`)."""
-    if request.headers.get(hdrs.UPGRADE, "").lower() != "websocket":
-        raise ProtocolError("bad_request", "This path is a WebSocket; connect with a WebSocket client.")
-    length = request.headers.get(hdrs.CONTENT_LENGTH, "0")
-    if request.version < HttpVersion11 or length != "0" or hdrs.TRANSFER_ENCODING in request.headers:
-        refused = problem(ProtocolError("bad_request", "Upgrade with HTTP/1.1, and without a body."))
-        refused.force_close()  # what comes next may be meant as a body, and as a request to somebody else's ears
-        return refused
-    sockets = request.app[SOCKETS]
-    sockets.services.admission.admit(time.monotonic())
-    allowance = enter(request, sockets.services.quotas)
-    try:
-        transport, unread = await take_over(request)
-    except BaseException as error:
-        allowance.close(time.monotonic())
-        if isinstance(error, ConnectionError):
-            return web.Response(status=400)  # for nobody
-        raise
-    sockets.let_in(
-        transport,
-        key=request.headers[hdrs.SEC_WEBSOCKET_KEY],
-        visitor=Visitor(bearer(request.headers), request[CLIENT].address),
-        allowance=allowance,
-        unread=unread,
-    )
-    return Taken()
 
 
 @routes.post("/v1/tasks")

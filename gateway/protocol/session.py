@@ -44,6 +44,7 @@ from gateway.protocol.errors import (
 from gateway.protocol.requests import report_request
 from gateway.protocol.rights import Rights
 from gateway.protocol.subscriptions import Subscriptions
+from gateway.protocol.watching import attend, subscribe
 from ledger.model import Facts, Head, Key, Receipt, Rejection
 
 VERSION: Final = 1
@@ -186,9 +187,9 @@ class Session:
                 check(principal, "report")
                 return [Beats(held_tasks(principal, message.task_ids))]
             case messages.Subscribe():
-                return self._subscribe(rights, message, now)
+                return subscribe(self.subscriptions, rights, message, now)
             case messages.Attend():
-                return self._attend(rights, message)
+                return attend(self.subscriptions, rights, message)
             case messages.Unsubscribe():
                 ended = [e for task_id in message.task_ids for e in self.subscriptions.remove(tenant, task_id)]
                 return [*ended, Send(codec.reply(message.id))]
@@ -203,38 +204,6 @@ class Session:
             return self.end(UNSUPPORTED_VERSION)
         self.client = hello.client
         return [Authenticate(hello.token)]
-
-    def _subscribe(self, rights: Rights, message: messages.Subscribe, now: float) -> list[Effect]:
-        check(rights.principal, "watch")
-        tenant = rights.principal.tenant
-        for wanted in message.tasks:
-            codec.check_task_id(wanted.task_id)
-        self.subscriptions.check_room(tenant, [wanted.task_id for wanted in message.tasks], attending=False)
-        out: list[Effect] = [Send(codec.reply(message.id))]
-        for wanted in message.tasks:
-            wait_ms = message.wait_ms if wanted.wait_ms is None else wanted.wait_ms
-            wait_until = now + wait_ms / 1000 if wait_ms else None
-            out += self.subscriptions.add(
-                tenant,
-                wanted.task_id,
-                mode=message.mode,
-                cursor=wanted.after,
-                wait_until=wait_until,
-                sealed=rights.seals("watch", wanted.task_id),
-            )
-        return out
-
-    def _attend(self, rights: Rights, message: messages.Attend) -> list[Effect]:
-        check(rights.principal, "report")
-        tenant = rights.principal.tenant
-        for task_id in message.task_ids:
-            codec.check_task_id(task_id)
-        self.subscriptions.check_room(tenant, message.task_ids, attending=True)
-        out: list[Effect] = [Send(codec.reply(message.id))]
-        for task_id in message.task_ids:
-            sealed = rights.seals("report", task_id)
-            out += self.subscriptions.add(tenant, task_id, mode="cancels", sealed=sealed)
-        return out
 
     # What comes back from the gateway
 

@@ -58,13 +58,7 @@ class WebSockets:
         self._leaving: set[asyncio.Task[None]] = set()
 
     def let_in(
-        self,
-        transport: asyncio.Transport,
-        *,
-        key: str,
-        visitor: Visitor,
-        allowance: Allowance,
-        unread: bytes,
+        self, transport: asyncio.Transport, *, key: str, visitor: Visitor, allowance: Allowance, unread: bytes
     ) -> None:
         """Answer an upgrade that was admitted, and serve who asked for it, from what has come behind it on.
 

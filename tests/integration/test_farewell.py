@@ -24,7 +24,7 @@ PAD = "x" * 15_000
 
 def connections() -> list[Connection]:
     """Those of this process that have not ended."""
-    return [each for each in gc.get_objects() if type(each) is Connection and not each.ended]
+    return [each for each in gc.get_objects() if type(each) is Connection and not each._released]
 
 
 async def knock_and_go(gateway: Gateway) -> None:
@@ -73,7 +73,7 @@ async def test_who_is_deaf_to_its_goodbye_is_cut(database: str) -> None:
         for _ in range(60):
             await deaf.send_text("this is no message")
         await eventually(lambda: connection.closing, what="goodbye is said")
-        await eventually(lambda: connection.ended, what="the line is cut")
+        await eventually(lambda: connection._released, what="the line is cut")
         assert (hub.connections, hub.topics, connection._services.admission.opening) == (1, 0, 0)
         assert (await worker.ask(id="still", type="report", task_id="big"))["seq"] == sent + 1
 

@@ -36,7 +36,7 @@ async def report_all(worker: Peer, task_id: str, reports: int = REPORTS) -> None
 def connections() -> list[Connection]:
     """Those of this process that have not ended."""
     found = [each for each in gc.get_objects() if type(each) is Connection]
-    return [each for each in found if not each.ended]
+    return [each for each in found if not each._released]
 
 
 def outboxes() -> list[int]:
