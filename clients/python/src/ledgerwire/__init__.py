@@ -33,6 +33,7 @@ from ledgerwire.model import (
 from ledgerwire.settings import Timing
 from ledgerwire.sync import SyncTask, SyncWorker
 from ledgerwire.task import Task
+from ledgerwire.task_store import TaskStore
 from ledgerwire.watcher import Watcher, cancel, watch
 from ledgerwire.worker import Worker
 
@@ -59,6 +60,7 @@ __all__ = [
     "SyncWorker",
     "Task",
     "TaskEnded",
+    "TaskStore",
     "Timing",
     "Transition",
     "UnknownTask",
