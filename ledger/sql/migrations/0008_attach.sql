@@ -35,7 +35,10 @@ begin
     if new.%2$I is not null and new.%1$I is not null then
         insert into ledger.inbox (attachment, task_id, word, is_new%3$s)
         values (%4$s, left(new.%1$I::text, 200), left(new.%2$I::text, 200), is_new%5$s);
-        if ledger.may_ring() then
+        -- First without a call: nearly always somebody has rung just now.
+        if abs(extract(epoch from clock_timestamp()) * 1000 - coalesce(pg_sequence_last_value('ledger.bell'), 0)) >= 100
+            and ledger.may_ring()
+        then
             perform ledger.notify('');
         end if;
     end if;
