@@ -8,12 +8,19 @@ committed.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Final, TypeVar
 
-from ledger.epoch import History
+from ledger.arguments import heads_arguments
+from ledger.batch import Entry, Found
+from ledger.epoch import Fetch, History
+from ledger.errors import OutcomeUnknown, Unavailable
 from ledger.machine import TERMINAL
 from ledger.model import Key, State
+from ledger.rows import prior_of, state_of
+from ledger.sql import query
+
+E = TypeVar("E", bound=Entry)
 
 REMEMBERED_TASKS: Final = 10_000
 """Per shard, about 1 KiB each; a forgotten one costs a read."""
@@ -63,3 +70,27 @@ class Heads:
         for key, state in self.states.items():
             self._history.expect(epoch, key, state.seq)
         self.states.clear()
+
+    async def read(self, fetch: Fetch, entries: Sequence[E]) -> dict[E, Found]:
+        """What the ledger says of the tasks of these entries, and of the entries themselves.
+
+        Raises `Unavailable`, also where the history has become another one.
+        """
+        asked_in = self._history.epoch
+        try:
+            rows = await fetch(query("heads"), *heads_arguments(entries))
+        except OutcomeUnknown as error:  # nothing was written by a read
+            raise Unavailable(error.sentence, reason=error.reason, retry_after_ms=error.retry_after_ms) from error
+        if not self._history.note(rows[0]["epoch"], asked_in):
+            raise Unavailable("The ledger's history has changed.", reason="epoch_changed")
+        self.answered(rows[0]["copy"], asked_in)
+        found: dict[E, Found] = {}
+        for row in rows:
+            entry = entries[row["ord"]]
+            state = state_of(row)
+            if state is not None and (state.tenant, state.task_id) != (entry.request.tenant, entry.request.task_id):
+                raise AssertionError("two tasks with one key: sha256 has collided")
+            found[entry] = Found(state=state, prior=prior_of(row))
+            if (known := self._history.lost(entry.key, 0 if state is None else state.seq)) is not None:
+                await self._history.rewound(fetch, known)
+        return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
@@ -14,6 +15,10 @@ from ledger.model import Create, Key, Report, Request, Transition
 
 BATCH_BYTES: Final = 4 * 1024 * 1024
 """Of payloads: a batch of the largest would take longer than a statement may, however often it is tried."""
+
+BUSY_RETRY_AFTER_MS: Final = 500
+RETRY_FIRST_SECONDS: Final = 0.05
+RETRY_MOST_SECONDS: Final = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -81,3 +86,8 @@ def take(queue: deque[Pending], limit: int) -> list[Pending]:
         taken.append(pending)
         size += pending.size
     return taken
+
+
+def full_jitter(failures: int) -> float:
+    """How many seconds to wait after so many failures in a row."""
+    return random.uniform(0.01, min(RETRY_MOST_SECONDS, RETRY_FIRST_SECONDS * 2**failures))  # noqa: S311 - not a secret

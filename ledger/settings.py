@@ -81,6 +81,9 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
     error (rolled back for certain) and ours is left for a server or a link that is gone."""
     lock_timeout_ms: int = 1_000
     """Shorter again, so that waiting for a row is told apart from being slow."""
+    append_lock_timeout_ms: int = 50
+    """For the writer, which then sets the task aside that somebody's open transaction holds, and goes on with the
+    others. Longer than a commit of another writer takes, shorter than PostgreSQL's `deadlock_timeout`."""
     idle_in_transaction_timeout_ms: int = 5_000
     """A transaction left open holds row locks and stops vacuum; ours last milliseconds."""
     recycle_seconds: float = 1_800.0
@@ -213,6 +216,7 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "request_deadline_seconds": (0.1, 600),
     "statement_timeout_ms": (10, 300_000),
     "lock_timeout_ms": (1, 300_000),
+    "append_lock_timeout_ms": (1, 300_000),
     "idle_in_transaction_timeout_ms": (10, 600_000),
     "recycle_seconds": (0.05, 86_400),
     "liveness_idle_seconds": (0, 3_600),

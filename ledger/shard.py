@@ -8,7 +8,6 @@ another. Nothing is answered or told to the listener before its commit has retur
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections import deque
 from collections.abc import Container, Mapping, Sequence
@@ -16,26 +15,23 @@ from datetime import datetime
 
 import structlog
 
-from ledger.arguments import advance_arguments, append_arguments, heads_arguments
-from ledger.batch import Answer, Fold, Found, Growth, apart, fold, transitions_of
+from ledger.arguments import advance_arguments, append_arguments
+from ledger.batch import Answer, Fold, Growth, apart, fold, transitions_of
+from ledger.doubt import doubtful
 from ledger.epoch import History
 from ledger.errors import Busy, LedgerError, OutcomeUnknown, Refused, Unavailable
 from ledger.heads import Heads
 from ledger.literals import NotJson
 from ledger.model import Key, Patience, Rejection, Transition
-from ledger.pending import Listener, Pending, take
+from ledger.parked import Parked
+from ledger.pending import BUSY_RETRY_AFTER_MS, Listener, Pending, full_jitter, take
 from ledger.pool import Lane
 from ledger.receipts import receipt
-from ledger.rows import prior_of, state_of
 from ledger.sql import query
 from ledger.tally import Tally
 from ledger.turns import Turns, out_of_turn
 
 log = structlog.get_logger(__name__)
-
-RETRY_FIRST_SECONDS = 0.05
-RETRY_MOST_SECONDS = 0.5
-BUSY_RETRY_AFTER_MS = 500
 
 
 class Shard:
@@ -56,6 +52,7 @@ class Shard:
         """Requests not yet answered."""
         self._heads = Heads(history)
         self._wake = asyncio.Event()
+        self._parked = Parked(self._connection, self._wake.set)
         self._idle = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._failures = 0
@@ -92,18 +89,21 @@ class Shard:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        for pending in (*self._at_work, *self._queue):
+        for pending in (*self._at_work, *self._parked.entries, *self._queue):
             self._refuse(pending, pending.gone())
         await self._connection.close()
 
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
-            while self._queue:
+            while self._queue or self._parked.due:
+                back, late = await self._parked.look()
+                self._queue.extendleft(reversed(back))
+                self._give_up(late, time.monotonic())
                 self._at_work = take(self._queue, self._batch_limit)
                 await self._commit_or_wait(self._at_work)
                 self._at_work = ()
-                self.waiting = len(self._queue)
+                self.waiting = len(self._queue) + len(self._parked)
             self._idle.set()
             self._wake.clear()
 
@@ -117,7 +117,7 @@ class Shard:
             if self._failures == 1:
                 log.warning("ledger_unreachable", reason=error.reason, waiting=self.waiting)
             again = [pending for pending in batch if not pending.done]
-            await asyncio.sleep(_full_jitter(self._failures))
+            await asyncio.sleep(full_jitter(self._failures))
         except Exception:
             # A fault of ours must not end the loop: everybody else's reports depend on it.
             log.exception("writer_fault", requests=len(batch))
@@ -133,11 +133,12 @@ class Shard:
         self._queue.extendleft(reversed(keep))
         while self._failures and self._queue and self._queue[0].deadline <= now:
             late.append(self._queue.popleft())
-        if late:
-            self._give_up(late, now)
+        self._give_up(late, now)
 
     def _give_up(self, late: Sequence[Pending], now: float) -> None:
         """Answer what has waited too long, and with it what its worker has numbered behind it."""
+        if not late:
+            return
         for pending in late:
             self.turns.miss(pending.key, pending.request, now)
             busy = Busy("Others write to this task without a pause.", retry_after_ms=BUSY_RETRY_AFTER_MS)
@@ -158,11 +159,14 @@ class Shard:
 
         Raises `Unavailable` or `OutcomeUnknown`; entries that were settled before that are answered.
         """
+        batch = self._parked.others(batch)
         epoch, copy = self._history.epoch, self._heads.copy
         decided = fold(batch, self._heads.states, {})
         try:
             if decided.stale:
-                found = await self._read([entry for entry in batch if entry.key in decided.stale])
+                found = await self._heads.read(
+                    self._connection.fetch, [entry for entry in batch if entry.key in decided.stale]
+                )
                 epoch, copy = self._history.epoch, self._heads.copy  # where one is another, no head is left
                 decided = fold(batch, self._heads.states, found)
             for key, answers in decided.answers.items():
@@ -178,6 +182,8 @@ class Shard:
         except NotJson as error:
             return await self._refused(batch, Refused(str(error)))
         except Unavailable as error:
+            if error.reason == "lock_timeout":
+                return await self._held_up([entry for entry in batch if not entry.done])
             if error.reason != "statement_timeout" or len(batch) == 1:
                 raise
             return await self._in_halves(batch)  # it is the batch that takes too long
@@ -230,7 +236,20 @@ class Shard:
             log.warning("report_refused_by_database", task_id=batch[0].request.task_id, reason=error.reason)
             self._refuse(batch[0], Rejection(code="bad_request", message=error.sentence))
             return []
-        return await self._in_halves(batch)
+        odd = {entry.key for entry in batch if not entry.done and doubtful(entry.request)}
+        return await self._apart(batch, odd) if odd else await self._in_halves(batch)
+
+    async def _apart(self, batch: Sequence[Pending], keys: Container[Key]) -> list[Pending]:
+        """What is not of these tasks together, then what is of them, each alone and in their order."""
+        batch = [entry for entry in batch if not entry.done]
+        again = await self._commit([entry for entry in batch if entry.key not in keys])
+        held = set[Key]()
+        for entry in batch:
+            if entry.key in keys:
+                left = [entry] if entry.key in held else await self._commit([entry])
+                held.update(one.key for one in left)
+                again += left
+        return again
 
     async def _collided(self, batch: Sequence[Pending]) -> list[Pending]:
         """Somebody has appended to one of these tasks, and it is not said to which: read them all, and try again.
@@ -244,6 +263,11 @@ class Shard:
                 entry.must_read = True
             return await self._commit(batch)
         return list(batch) if len(keys) == 1 else await self._in_halves(batch)
+
+    async def _held_up(self, batch: Sequence[Pending]) -> list[Pending]:
+        """An open transaction holds the place of one of these tasks: what is for it steps aside, the rest goes on."""
+        rest = await self._parked.part(batch, self._heads.drop)
+        return await (self._in_halves(batch) if rest is None else self._commit(rest))
 
     async def _in_halves(self, batch: Sequence[Pending]) -> list[Pending]:
         batch = [entry for entry in batch if not entry.done]  # a part of it may have been written
@@ -322,27 +346,3 @@ class Shard:
             else:
                 self._tally.refused[answer.code] += 1
             entry.say(answer)
-
-    async def _read(self, entries: Sequence[Pending]) -> dict[Pending, Found]:
-        asked_in = self._history.epoch
-        try:
-            rows = await self._connection.fetch(query("heads"), *heads_arguments(entries))
-        except OutcomeUnknown as error:  # nothing was written by a read
-            raise Unavailable(error.sentence, reason=error.reason, retry_after_ms=error.retry_after_ms) from error
-        if not self._history.note(rows[0]["epoch"], asked_in):
-            raise Unavailable("The ledger's history has changed.", reason="epoch_changed")
-        self._heads.answered(rows[0]["copy"], asked_in)
-        found: dict[Pending, Found] = {}
-        for row in rows:
-            entry = entries[row["ord"]]
-            state = state_of(row)
-            if state is not None and (state.tenant, state.task_id) != (entry.request.tenant, entry.request.task_id):
-                raise AssertionError("two tasks with one key: sha256 has collided")
-            found[entry] = Found(state=state, prior=prior_of(row))
-            if (known := self._history.lost(entry.key, 0 if state is None else state.seq)) is not None:
-                await self._history.rewound(self._connection.fetch, known)
-        return found
-
-
-def _full_jitter(failures: int) -> float:
-    return random.uniform(0.01, min(RETRY_MOST_SECONDS, RETRY_FIRST_SECONDS * 2**failures))  # noqa: S311 - not a secret

@@ -20,10 +20,10 @@ from ledger.batch import Answer, Outcome
 from ledger.epoch import History
 from ledger.errors import Busy, LedgerError, Unavailable
 from ledger.model import Key, Request, task_key
-from ledger.pending import Listener, Pending, payload_bytes
+from ledger.pending import BUSY_RETRY_AFTER_MS, Listener, Pending, payload_bytes
 from ledger.pool import Lane
 from ledger.settings import LedgerSettings
-from ledger.shard import BUSY_RETRY_AFTER_MS, Shard
+from ledger.shard import Shard
 from ledger.tally import Tally
 from ledger.turns import out_of_turn
 

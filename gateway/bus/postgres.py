@@ -12,7 +12,7 @@ import asyncio
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from gateway.bus import hints
 from gateway.bus.carrier import CLOSE_SECONDS, ECHO_SECONDS, PROBE_SECONDS, Broken, Carrier
@@ -39,11 +39,11 @@ class PostgresBus(Carrier):
         " around it. Until then nodes learn of each other by their re-read.",
     }
 
-    def __init__(self, settings: LedgerSettings, dsn: str, *, probe_seconds: float = PROBE_SECONDS) -> None:
+    def __init__(
+        self, settings: LedgerSettings, dsn: str, *, kind: str = "postgres", probe_seconds: float = PROBE_SECONDS
+    ) -> None:
         """`dsn` is the URL of the database without a pooler."""
-        super().__init__(
-            "postgres", secrets.token_hex(6), max_frame_bytes_each=PAYLOAD_BYTES, probe_seconds=probe_seconds
-        )
+        super().__init__(kind, secrets.token_hex(6), max_frame_bytes_each=PAYLOAD_BYTES, probe_seconds=probe_seconds)
         self._dial = Dialer(settings, dsn, "bus")
         self._connection: LaneConnection | None = None
         self._probe = ""
@@ -84,10 +84,13 @@ class PostgresBus(Carrier):
             raise
 
     async def _notify(self, payloads: list[str]) -> None:
+        await self._ask("notify", CHANNEL, payloads)
+
+    async def _ask(self, name: str, *arguments: object) -> list[Any]:
         connection = self._connection
         assert connection is not None  # noqa: S101 - between _connect and _disconnect
         with _broken():
-            await connection.fetch(query("notify"), CHANNEL, payloads)
+            return await connection.fetch(query(name), *arguments)
 
     def _notified(self, connection: object, pid: int, channel: str, payload: object) -> None:
         assert isinstance(payload, str)  # noqa: S101 - the driver's types say less than it does

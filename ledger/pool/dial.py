@@ -73,6 +73,7 @@ class Dialer:
         self._settings = settings
         self._dsn = dsn
         self._application_name = f"{settings.application_name}/{lane}"
+        self._lock_timeout_ms = settings.append_lock_timeout_ms if lane == "write" else settings.lock_timeout_ms
         self._failures = 0
         self._paused_until = 0.0
         self._last_failure: Exception | None = None
@@ -115,7 +116,7 @@ class Dialer:
             # lanes set the same ones; there `alter role … set statement_timeout` makes them exact.
             await connection.execute(
                 f"set statement_timeout = {settings.statement_timeout_ms};"
-                f"set lock_timeout = {settings.lock_timeout_ms};"
+                f"set lock_timeout = {self._lock_timeout_ms};"
                 f"set idle_in_transaction_session_timeout = {settings.idle_in_transaction_timeout_ms};"
                 "set jit = off;" + INDEX_PLANS  # compiling costs more than our short statements take
             )

@@ -14,12 +14,12 @@ import uvloop
 
 from gateway.runtime import collect_garbage_rarely
 from ledger.errors import LedgerError
-from scripts.bench import delivery, growth, ledger, poison, reads
+from scripts.bench import delivery, growth, ledger, poison, reads, said
 from scripts.bench.drive import Unanswered
 from scripts.bench.paper import Paper
 from scripts.bench.place import CannotMeasure, Place, folder_on_disk, look_at, own_server
 
-VERBS = {"ledger": ledger, "growth": growth, "reads": reads, "poison": poison, "delivery": delivery}
+VERBS = {"ledger": ledger, "growth": growth, "reads": reads, "poison": poison, "delivery": delivery, "sql": said}
 
 
 def main() -> int:

@@ -18,7 +18,8 @@ from tests.support.proxy import Link, Proxy
 from tests.support.waiting import eventually
 
 Connection = Any  # asyncpg's own type is generic for type checkers only
-SCHEMA = Path(ledger.sql.__file__).with_name("schema.sql")
+SQL = Path(ledger.sql.__file__).parent
+SCHEMA = [SQL / "schema.sql", *(SQL / "functions" / f"{name}.sql" for name in ("decide", "inbox", "calls", "attach"))]
 
 
 @pytest.fixture
@@ -107,9 +108,10 @@ class TestApplying:
     async def test_the_migrations_make_the_schema_that_stands_in_the_file(
         self, database: str, empty_database: str
     ) -> None:
-        """schema.sql is for reading, and it is what the migrations make: table by table, column by column."""
+        """schema.sql and functions/ are for reading, and are what the migrations make, column by column."""
         migrated, written_out = await asyncpg.connect(database), await asyncpg.connect(empty_database)
-        await written_out.execute(SCHEMA.read_text())
+        for file in SCHEMA:
+            await written_out.execute(file.read_text())
         assert await catalog(migrated) == await catalog(written_out)
         assert len(await catalog(migrated)) > 40, "nothing was compared"
         migrated.terminate()

@@ -17,6 +17,7 @@ GENEROUS: Final[dict[str, Any]] = {
     "request_deadline_seconds": 60.0,
     "statement_timeout_ms": 20_000,
     "lock_timeout_ms": 19_000,
+    "append_lock_timeout_ms": 19_000,
     "idle_in_transaction_timeout_ms": 60_000,
     "queue_wait_seconds": 30.0,
 }
@@ -34,6 +35,7 @@ QUICK: Final[dict[str, Any]] = {
     "request_deadline_seconds": 3.5,
     "statement_timeout_ms": 1_200,
     "lock_timeout_ms": 1_000,
+    "append_lock_timeout_ms": 50,
     "queue_wait_seconds": 1.5,
 }
 """Limits that a test waits to be reached."""

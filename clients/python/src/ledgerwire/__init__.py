@@ -39,6 +39,7 @@ from ledgerwire.single import cancel, cancel_stages, watch
 from ledgerwire.sync import SyncTask, SyncWorker
 from ledgerwire.sync_watcher import SyncWatcher
 from ledgerwire.task import Task
+from ledgerwire.task_store import TaskStore
 from ledgerwire.watcher import Watcher
 from ledgerwire.worker import Worker
 
@@ -67,6 +68,7 @@ __all__ = [
     "SyncWorker",
     "Task",
     "TaskEnded",
+    "TaskStore",
     "Timing",
     "Transition",
     "Unauthenticated",
