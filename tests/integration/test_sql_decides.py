@@ -31,6 +31,8 @@ SETTINGS: Final = settings(
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+ROUNDS: Final = 10
+"""At most: most seeds have everything in the first one or two."""
 some: Final = st.one_of(progress(), reports(), reports(), reports(), creates(), cancel_requests())
 asked: Final = st.lists(st.tuples(st.booleans(), some), min_size=1, max_size=14)
 
@@ -89,16 +91,21 @@ def test_sql_and_the_writer_decide_alike(opened: tuple[asyncio.Runner, Connectio
         if life.paper.seq:
             compare_task(await connection.fetchrow("select * from ledger.head where key = $1", key), life)
 
-    @hypothesis.seed(seed)
-    @SETTINGS
-    @given(asked)
-    def alike(requests_: list[tuple[bool, Request]]) -> None:
-        runner.run(live(requests_))
+    wanted = {"sql": 100, "writer": 100, "changes": 100, "repeats": 10, "task_ended": 10, "fenced": 1, "key_reused": 1}
+    wanted |= {"superseded": 1, "illegal_transition": 1}
+    for round_ in range(ROUNDS):
 
-    alike()
-    print(dict(did))  # noqa: T201 - what was done, shown with a failure
-    assert min(did["sql"], did["writer"], did["changes"]) > 100
-    assert min(did[code] for code in ("repeats", "task_ended", "fenced", "superseded", "key_reused")) > 0
+        @hypothesis.seed(seed + round_)
+        @SETTINGS
+        @given(asked)
+        def alike(requests_: list[tuple[bool, Request]]) -> None:
+            runner.run(live(requests_))
+
+        alike()
+        print(dict(did))  # noqa: T201 - what was done, shown with a failure
+        if not (rare := {what: did[what] for what, times in wanted.items() if did[what] < times}):
+            break
+    assert not rare
 
 
 async def test_a_repeat_may_come_by_the_other_way(database: str) -> None:
