@@ -61,8 +61,11 @@ def core_coverage() -> Verdict:
     with tempfile.TemporaryDirectory(prefix="ledgerwire-coverage-") as scratch:
         environment = {"COVERAGE_FILE": str(Path(scratch, "data"))}
         coverage = [sys.executable, "-m", "coverage"]
-        if not called(*coverage, "run", "-m", "pytest", "-q", *CORE_TESTS, environment=environment):
+        tests = ["-m", "pytest", "-q", "-n=2", "--dist=worksteal", *CORE_TESTS]
+        if not called(*coverage, "run", *tests, environment=environment):
             return Verdict(good=False, remark="the tests did not pass")
+        if not called(*coverage, "combine", "--quiet", environment=environment):
+            return Verdict(good=False, remark="the processes' data could not be combined")
         report = [*coverage, "report", f"--include={CORE}", "--fail-under=100"]
         return Verdict(good=called(*report, environment=environment))
 

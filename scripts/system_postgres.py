@@ -1,11 +1,12 @@
 """Run one command against a throw-away server of the PostgreSQL that this machine has installed.
 
-    python3 scripts/system_postgres.py python3 scripts/dev.py test tests/integration
+    python3 scripts/system_postgres.py python3 scripts/dev.py test tests/integration/ledger
 
 Makes a cluster in a temporary folder, in memory where there is room, as another user when called by root, on a
-free loopback port with a random password; gives the command its address as `DATABASE_URL`; then stops the server
-by its pid, removes the folder and ends with the command's exit status. It never touches a server that is already
-there. Standard library only.
+free loopback port with a random password; gives the command its address as `DATABASE_URL` and its programs
+as `LEDGERWIRE_POSTGRES_BIN`, so that servers which the command starts itself are of the same version; then stops
+the server by its pid, removes the folder and ends with the command's exit status. It never touches a server that is
+already there. Standard library only.
 """
 
 from __future__ import annotations
@@ -161,7 +162,8 @@ def main() -> int:
         parser.error("name the command to run")
     signal.signal(signal.SIGTERM, leave)
     with running(folder) as url:
-        return subprocess.run(options.command, env=os.environ | {"DATABASE_URL": url}, check=False).returncode
+        environment = os.environ | {"DATABASE_URL": url, "LEDGERWIRE_POSTGRES_BIN": str(folder)}
+        return subprocess.run(options.command, env=environment, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What an error of the driver says about our statement: refused, not done, or not known.
 
 No exception class alone answers that. The tables below are made from errors that were produced for real
-(tests/integration/test_classify.py produces them again), and the default is the careful one: an error that
+(tests/integration/ledger/test_classify.py produces them again), and the default is the careful one: an error that
 is not listed says nothing, so its outcome is unknown. This module never retries and never logs.
 """
 

@@ -1,18 +1,24 @@
-"""Two gateway processes on one database: it does not matter to which of them anybody is connected."""
+"""Two gateway processes on one database: it does not matter to which of them anybody is connected, nor who reaps."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+import signal
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 
 import pytest
+from aiohttp import ClientSession
 
-from tests.support.gateway import GatewayProcess, Peer
+from tests.support.gateway import GatewayProcess, Peer, in_process
+from tests.support.node import advisory_locks
+from tests.support.waiting import eventually
 
 TASKS = 6
 REPORTS = 50  # per task
+SHORT_LEASES = {"LEDGERWIRE_LEASE_SECONDS": "1", "LEDGERWIRE_LEASE_GRACE_SECONDS": "1"}
 
 
 @pytest.fixture
@@ -83,3 +89,54 @@ async def test_a_cancel_reaches_the_worker_on_the_other_node(two: tuple[GatewayP
         await worker.ask(id=3, type="report", task_id="stop-me", attempt=1, n=2, status="cancelled")
         ended = await client.expect("transition", seq=3, status="cancelled")
         assert ended["cancel"]["stage"] == "honoured"
+
+
+async def reaping(*gateways: GatewayProcess) -> list[bool]:
+    """What the health of each says."""
+    found = []
+    async with ClientSession() as session:
+        for gateway in gateways:
+            async with session.get(f"{gateway.http}/health/db") as answer:
+                found.append((await answer.json())["reaper"])
+    return found
+
+
+async def test_another_gateway_goes_on_when_the_reaping_one_is_killed(database: str) -> None:
+    """After SIGKILL a watcher of the other gateway sees the loss, once, as any transition."""
+    async with (
+        GatewayProcess(database, environment=SHORT_LEASES) as one,
+        GatewayProcess(database, environment=SHORT_LEASES) as two,
+        two.client() as watcher,
+    ):
+
+        async def is_one_reaping() -> bool:
+            return await reaping(one, two) == [True, False]
+
+        await eventually(is_one_reaping)
+        await watcher.ask(type="report", task_id="left-alone")
+        await watcher.ask(type="subscribe", tasks=[{"task_id": "left-alone"}])
+        await watcher.expect("subscribed")
+        await watcher.expect("snapshot")
+        await one.stop(signal.SIGKILL)
+        began = time.monotonic()
+
+        async def is_two_reaping() -> bool:
+            return await reaping(two) == [True]
+
+        await eventually(is_two_reaping)
+        print(f"taken over after {time.monotonic() - began:.1f} s")  # noqa: T201 - shown with -s and on failure
+        while (frame := await watcher.receive())["type"] != "transition":
+            pass
+        assert (frame["seq"], frame["status"], frame["error"]["code"]) == (2, "lost", "lost")
+        assert (await watcher.ask(type="report", task_id="left-alone"))["error"]["code"] == "task_ended"
+
+
+async def test_a_stopped_gateway_leaves_no_lock(database: str) -> None:
+    """When the stop is over, the lock is free: the next node need not wait for anything."""
+    async with in_process(database):
+
+        async def held() -> bool:
+            return await advisory_locks(database) == 1
+
+        await eventually(held)
+    assert await advisory_locks(database) == 0

@@ -6,8 +6,8 @@ the comment says so. `tests/property` compares the ledger's decisions with it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Self
 
 from msgspec import UNSET
 
@@ -121,6 +121,16 @@ class PaperTask:
     cancels: list[Cancelling] = field(default_factory=list)
     log: list[Happened] = field(default_factory=list)
     names: dict[object, Happened] = field(default_factory=dict)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Another task with the same past; what has happened never changes, so both may have it."""
+        return replace(
+            self,
+            payload_at=dict(self.payload_at),
+            cancels=[replace(cancel) for cancel in self.cancels],
+            log=list(self.log),
+            names=dict(self.names),
+        )
 
     @property
     def seq(self) -> int:

@@ -1,4 +1,4 @@
-"""Array literals, letter by letter. That PostgreSQL reads them so: tests/integration/test_literals.py."""
+"""Array literals, letter by letter. That PostgreSQL reads them so: tests/integration/ledger/test_literals.py."""
 
 from __future__ import annotations
 

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession
 
 from ledger.errors import LedgerError
 from ledger.machine import Status
+from ledger.migrate import migrate
 from ledger.model import Report
 from ledger.reaper import GAP_SECONDS
-from tests.support.gateway import GatewayProcess, in_process
 from tests.support.limits import PRODUCTION
-from tests.support.node import TENANT, Node, advisory_locks, connected, node
+from tests.support.node import TENANT, Node, connected, node
 from tests.support.postgres import OwnServer, address_of, own_server, through
 from tests.support.proxy import Link, Proxy
 from tests.support.waiting import eventually, pace
 
 SHORT: dict[str, Any] = {"lease_seconds": 1.0, "lease_grace_seconds": 1.0}
-SHORT_LEASES = {"LEDGERWIRE_LEASE_SECONDS": "1", "LEDGERWIRE_LEASE_GRACE_SECONDS": "1"}
 AWAY_SECONDS = 2.5  # longer than lease and grace
 
 
@@ -32,7 +29,8 @@ AWAY_SECONDS = 2.5  # longer than lease and grace
 async def own() -> AsyncIterator[OwnServer]:
     """A server of the test's own, with the ledger's schema, whose commits wait for a replica where one is named."""
     with own_server() as server:
-        async with in_process(server.dsn), connected(server.dsn) as connection:
+        await migrate(server.dsn)
+        async with connected(server.dsn) as connection:
             await connection.execute("alter database ledgerwire set synchronous_commit = on")
         yield server
 
@@ -156,54 +154,3 @@ async def test_a_node_that_cannot_write_leaves_it_to_another(database: str) -> N
             proxy.set(Link.RESET)
             await eventually(lambda: two.reaper.holds)
             await eventually(lambda: [step.status for step in two.heard.of("a")] == ["running", "lost"])
-
-
-async def reaping(*gateways: GatewayProcess) -> list[bool]:
-    """What the health of each says."""
-    found = []
-    async with ClientSession() as session:
-        for gateway in gateways:
-            async with session.get(f"{gateway.http}/health/db") as answer:
-                found.append((await answer.json())["reaper"])
-    return found
-
-
-async def test_another_gateway_goes_on_when_the_reaping_one_is_killed(database: str) -> None:
-    """After SIGKILL a watcher of the other gateway sees the loss, once, as any transition."""
-    async with (
-        GatewayProcess(database, environment=SHORT_LEASES) as one,
-        GatewayProcess(database, environment=SHORT_LEASES) as two,
-        two.client() as watcher,
-    ):
-
-        async def is_one_reaping() -> bool:
-            return await reaping(one, two) == [True, False]
-
-        await eventually(is_one_reaping)
-        await watcher.ask(type="report", task_id="left-alone")
-        await watcher.ask(type="subscribe", tasks=[{"task_id": "left-alone"}])
-        await watcher.expect("subscribed")
-        await watcher.expect("snapshot")
-        await one.stop(signal.SIGKILL)
-        began = time.monotonic()
-
-        async def is_two_reaping() -> bool:
-            return await reaping(two) == [True]
-
-        await eventually(is_two_reaping)
-        print(f"taken over after {time.monotonic() - began:.1f} s")  # noqa: T201 - shown with -s and on failure
-        while (frame := await watcher.receive())["type"] != "transition":
-            pass
-        assert (frame["seq"], frame["status"], frame["error"]["code"]) == (2, "lost", "lost")
-        assert (await watcher.ask(type="report", task_id="left-alone"))["error"]["code"] == "task_ended"
-
-
-async def test_a_stopped_gateway_leaves_no_lock(database: str) -> None:
-    """When the stop is over, the lock is free: the next node need not wait for anything."""
-    async with in_process(database):
-
-        async def held() -> bool:
-            return await advisory_locks(database) == 1
-
-        await eventually(held)
-    assert await advisory_locks(database) == 0
