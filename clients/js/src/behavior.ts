@@ -34,8 +34,7 @@ export function makeBehavior(client: Client, options: BehaviorOptions): unknown 
       /** Asks for the end of the task that is watched. */
       cancelTask(this: Holder, given?: CancelOptions) {
         const binding = this[BINDING];
-        if (!binding) return Promise.reject({ errMsg: "cancelTask:fail no task is watched", errCode: "closed", retryable: false });
-        return binding.subscription.cancel(given);
+        return client.cancel(binding ? binding.subscription.taskId : "", given);
       },
       unwatchTask: leave,
     },

@@ -1,6 +1,6 @@
 // Drives a session through random faults, beside a gateway on paper, and holds it to what it promises.
 import assert from "node:assert/strict";
-import { Session } from "../build/es5/core/session.js";
+import { makeSession } from "../build/es5/core/session.js";
 import { DEFAULT_TIMING } from "../build/es5/core/timing.js";
 import { PaperLedger, PaperPeer } from "./paper.mjs";
 
@@ -25,12 +25,12 @@ export class Driver {
     this.requests = [];
     this.stored = null;
     this.streams = new Map(Array.from({ length: tasks }, (_, n) => [`task-${n}`, { told: [], jumps: 0, over: null }]));
-    this.counts = { transitions: 0, jumps: 0, opens: 0, polls: 0, snapshots: 0, restarts: 0 };
+    this.counts = { transitions: 0, jumps: 0, opens: 0, polls: 0, snapshots: 0, restarts: 0, holes: 0 };
     this.begin();
   }
 
   begin() {
-    this.session = new Session({
+    this.session = makeSession({
       tokens: false, unknownAnswers: 1_000_000, pollAfter: 3, client: "driver", timing: DEFAULT_TIMING,
       random: this.roll, connectsPerVisit: Infinity,
     }); // prettier-ignore
@@ -117,11 +117,11 @@ export class Driver {
   // ── what happens ──
 
   step() {
-    const happenings = [
-      this.commit, this.commit, this.pass, this.pass, this.pass, this.settle, this.deliver, this.deliver, this.deliver,
-      this.answer, this.answer, this.breakOff, this.mute, this.hideOrShow, this.network, this.bye, this.nudge, this.lateOpen, this.rareFault,
-    ];
-    this.pick(happenings).call(this);
+    const { commit, pass, settle, deliver, answer } = this;
+    const usual = [commit, commit, commit, pass, pass, settle, settle, deliver, deliver, deliver, deliver, answer];
+    const { breakOff, mute, skip, hideOrShow, network, bye, nudge, lateOpen, rareFault } = this;
+    const faults = [breakOff, mute, skip, hideOrShow, network, bye, nudge, lateOpen, rareFault];
+    this.pick(this.roll() < 0.8 ? usual : faults).call(this);
   }
 
   commit(status) {
@@ -187,7 +187,20 @@ export class Driver {
 
   /** Half-open: nothing comes any more, no close either. */
   mute() {
-    for (const socket of this.sockets.values()) if (socket.state === "open" && this.roll() < 0.3) socket.state = "mute";
+    for (const socket of this.sockets.values()) {
+      if (socket.state !== "open") continue;
+      if (this.roll() < 0.3) socket.state = "mute";
+    }
+  }
+
+  /** A server that leaves a transition out. */
+  skip() {
+    for (const socket of this.sockets.values()) {
+      const at = socket.toClient.findIndex(({ type }) => type === "transition");
+      if (at < 0 || socket.state !== "open") continue;
+      socket.toClient.splice(at, 1);
+      this.counts.holes += 1;
+    }
   }
 
   /** What was given up while it was opening opens after all, as in a mini-program. */

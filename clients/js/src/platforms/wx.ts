@@ -3,6 +3,7 @@
  * `success` of connectSocket says only that a task was made; a failure may come as onError, as onClose, as both; close
  * before open has no effect; `request` succeeds with any status; nothing says reliably why a socket closed.
  */
+import { messageOf } from "../core/effects.js";
 import type { HttpAnswer, Platform, PlatformEvents, Socket, SocketEvents, Storage } from "../platform.js";
 
 export interface SocketTaskLike {
@@ -31,10 +32,6 @@ export interface WxLike {
 
 const CONNECTS_PER_VISIT = 100;
 
-export function reasonOf(error: any): string {
-  return String((error && (error.errMsg || error.message)) || error || "");
-}
-
 /** A socket whose task may come later, or never. */
 export function socketOf(made: SocketTaskLike | Promise<SocketTaskLike>, events: SocketEvents): Socket {
   let task: SocketTaskLike | null = null;
@@ -45,17 +42,17 @@ export function socketOf(made: SocketTaskLike | Promise<SocketTaskLike>, events:
     task = given;
     task.onOpen(() => events.opened());
     task.onMessage(({ data }) => typeof data === "string" && events.message(data));
-    task.onError((error) => events.failed(reasonOf(error)));
+    task.onError((error) => events.failed(messageOf(error)));
     task.onClose(() => events.closed());
     if (left) close();
   };
   if (made && typeof (made as Promise<SocketTaskLike>).then === "function") {
-    (made as Promise<SocketTaskLike>).then(use, (error) => events.refused(reasonOf(error)));
+    (made as Promise<SocketTaskLike>).then(use, (error) => events.refused(messageOf(error)));
   } else use(made as SocketTaskLike);
   return {
     send(text) {
       if (task === null) return events.failed("there is no SocketTask yet");
-      task.send({ data: text, fail: (error) => events.failed(reasonOf(error)) });
+      task.send({ data: text, fail: (error) => events.failed(messageOf(error)) });
     },
     close() {
       left = true;
@@ -67,7 +64,6 @@ export function socketOf(made: SocketTaskLike | Promise<SocketTaskLike>, events:
 export function wxPlatform(wx: object): Platform {
   const api = wx as WxLike;
   return {
-    name: "wx",
     now: () => Date.now(),
     random: () => Math.random(),
     setTimer: (call, ms) => setTimeout(call, ms),
@@ -81,25 +77,23 @@ export function wxPlatform(wx: object): Platform {
         timeout: timeoutMs,
         fail(error: any) {
           refused = true;
-          events.refused(reasonOf(error));
+          events.refused(messageOf(error));
         },
         complete: nothing, // without a callback uni-app gives a promise of something else
       });
       return refused ? { send: nothing, close: nothing } : socketOf(made, events);
     },
     request({ method, url, headers, body, timeoutMs }, done) {
-      const options: { [name: string]: unknown } = {
+      const made = api.request({
         method,
         url,
         header: headers,
         timeout: timeoutMs,
-        dataType: "json",
+        data: body === null ? undefined : body,
         success: (answer: any) => done(null, answerOf(answer)),
-        fail: (error: any) => done(reasonOf(error), null),
-      };
-      if (body !== null) options.data = body;
-      const made = api.request(options);
-      if (made && typeof made.catch === "function") made.catch(nothing); // told to `fail` already
+        fail: (error: any) => done(messageOf(error), null),
+      });
+      quiet(made);
     },
     listen: (events) => listen(api, events),
   };
@@ -142,7 +136,7 @@ function storageOf(api: WxLike): Storage {
       })); // prettier-ignore
     },
     set(key, value, failed) {
-      quiet(api.setStorage!({ key, data: value, fail: (error: any) => failed(reasonOf(error)) }));
+      quiet(api.setStorage!({ key, data: value, fail: (error: any) => failed(messageOf(error)) }));
     },
     remove(key) {
       quiet(api.removeStorage!({ key, fail: nothing }));
@@ -150,6 +144,7 @@ function storageOf(api: WxLike): Storage {
   };
 }
 
+/** Some give a promise besides; what it says was told to the callbacks. */
 function quiet(made: any): void {
   if (made && typeof made.catch === "function") made.catch(nothing);
 }
