@@ -15,7 +15,7 @@ def _run(*command: str) -> str:
 
 
 def test_its_own_tests_pass() -> None:
-    """The session under random faults and by the clock, the client on real sockets, the built files where nothing else is."""
+    """The session under random faults, the client on real sockets, the built files where nothing else is."""
     tests = sorted(str(path) for path in (built() / "test").glob("*.test.mjs"))
     said = _run(node(), "--test", "--test-reporter=tap", *tests)
     figures = dict(line[2:].split(" ", 1) for line in said.splitlines() if line.startswith(("# tests ", "# pass ")))
