@@ -10,7 +10,7 @@ type Holder = PageLike & { [BINDING]?: Binding | undefined };
 export function makeBehavior(client: Client, options: BehaviorOptions): unknown {
   const property = options.property || "task";
   const make = options.Behavior || (typeof Behavior === "function" ? Behavior : null);
-  if (!make) throw new Error("behavior:fail there is no Behavior here; pass it as an option");
+  if (!make) throw new Error("behavior:fail no Behavior here");
   const stop = (holder: Holder) => {
     const binding = holder[BINDING];
     holder[BINDING] = undefined;

@@ -77,7 +77,7 @@ export function makeClient(platform: Platform, options: t.ClientOptions): t.Clie
 
   /** Why this id cannot be asked for; null: it can. */
   const wrong = (api: string, taskId: string) =>
-    TASK_ID.test(taskId) ? null : failure(api, "bad_task_id", "this is not a task id: " + taskId);
+    TASK_ID.test(taskId) ? null : failure(api, "bad_task_id", "bad task id: " + taskId);
 
   const settled = <T>(api: string, ask: (settle: Settle) => void): Promise<T> =>
     new Promise((resolve, reject) => {
@@ -90,7 +90,7 @@ export function makeClient(platform: Platform, options: t.ClientOptions): t.Clie
     const because = wrong("subscribe", taskId);
     if (because) throw because;
     if (!watchers[taskId] && Object.keys(watchers).length >= maxTasks) {
-      throw failure("subscribe", "too_many", "more than " + maxTasks + " tasks at once", true, taskId);
+      throw failure("subscribe", "too_many", "more than " + maxTasks + " tasks", true, taskId);
     }
     const watcher: Watcher = { taskId, handlers: given, task: null, cursor: null, over: undefined, waiting: [] };
     /** What was known before it came. */

@@ -1,15 +1,17 @@
 /**
  * What the client does, decided: an event and the time in, effects out. Waits for nothing, touches no socket, timer or
- * storage. The parts: `link` (the socket), `streams` (what is watched), `jobs` (cancels and HTTP).
+ * storage. The parts: `link` (the socket), `streams` (what is watched), `jobs` (cancels and HTTP), `poller`, `tokens`.
  *
  * In the background nothing is sent and nothing is opened; what is due then is done when the program is shown again.
  */
-import type { Failure, State, Timing, TokenContext } from "../types.js";
+import type { Failure, State, Timing } from "../types.js";
 import { failure, type Effect, type Event, type Message, type WireError } from "./effects.js";
 import { makeJobs } from "./jobs.js";
 import { makeLink } from "./link.js";
+import { makePoller } from "./poller.js";
 import { makeStreams } from "./streams.js";
 import { NEVER } from "./timing.js";
+import { makeTokens } from "./tokens.js";
 
 export interface Settings {
   /** Whether there is a `getToken`. */
@@ -23,13 +25,11 @@ export interface Settings {
 }
 
 const NETWORK_JITTER_MS = 500;
-const POLL_SLOWER = 1.25;
-const POLL_SLOWER_FAILED = 2;
 
 export type Session = ReturnType<typeof makeSession>;
 
 export function makeSession(settings: Settings) {
-  const { tokens, pollAfter, timing, random } = settings;
+  const { pollAfter, timing, random } = settings;
   let effects: Effect[] = [];
   const emit = (effect: Effect) => {
     effects.push(effect);
@@ -39,6 +39,8 @@ export function makeSession(settings: Settings) {
   const link = makeLink(timing, random, settings.connectsPerVisit);
   const streams = makeStreams(timing, random, settings.unknownAnswers, emit);
   const jobs = makeJobs(timing, random, nextId);
+  const tokens = makeTokens(settings.tokens, timing, emit);
+  const poller = makePoller(timing, streams);
 
   let now = 0;
   let started = false;
@@ -52,24 +54,13 @@ export function makeSession(settings: Settings) {
   let over: Failure | null = null;
   let told = "";
 
-  let token: string | null = null;
-  let tokenNumber = 0;
-  let tokenBy = NEVER;
-  let tokenReason: TokenContext["reason"] = "start";
-  let refusals = 0;
   let refreshId = 0;
-
-  let pollAt = 0;
-  let pollMs = timing.pollMs;
-  let pollOut = false;
-  let pollWorks = false;
 
   // ── how things are ────────────────────────────────────────────────────────────────────────────────────────────────
 
   const isUp = () => link.phase === "up";
   const wanted = () => stay || streams.any() || jobs.any();
-  const may = () => wanted() && connected && tokenBy === NEVER;
-  const ready = () => !tokens || token !== null;
+  const may = () => wanted() && connected && tokens.next() === NEVER;
   const polling = () => pollAfter > 0 && link.misses >= pollAfter && !isUp() && connected && !over;
   const stateNow = (): State => {
     if (over) return "closed";
@@ -77,7 +68,7 @@ export function makeSession(settings: Settings) {
     if (!wanted()) return "idle";
     if (!connected) return "offline";
     if (link.misses < (pollAfter || 3)) return "connecting";
-    return polling() && pollWorks ? "polling" : "offline";
+    return polling() && poller.works() ? "polling" : "offline";
   };
 
   // ── the socket ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -119,30 +110,14 @@ export function makeSession(settings: Settings) {
     if (code !== "closed") emit({ do: "error", failure: because });
   };
 
-  // ── tokens ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-  /** One question at a time. */
-  const askToken = (reason: TokenContext["reason"]) => {
-    if (!tokens || tokenBy < NEVER) return;
-    tokenBy = now + timing.tokenMs;
-    emit({ do: "token", number: ++tokenNumber, reason });
-  };
+  /** The application has no token to give just now. */
   const noToken = (because: Failure) => {
-    tokenBy = NEVER;
     emit({ do: "error", failure: because });
     if (link.phase === "down") link.postpone(now);
     jobs.fail({ code: because.errCode, message: because.errMsg, retryable: true }, false, now);
   };
-  const accepted = () => {
-    refusals = 0;
-    tokenReason = "start";
-  };
-  /** A refused token is replaced once. */
   const refused = (given: string | null, reason: string) => {
-    if (tokens && given !== token) return;
-    if (!tokens || refusals++ > 0) return end("connect", "unauthenticated", reason);
-    token = null;
-    tokenReason = "refused";
+    if (!tokens.refused(given)) end("connect", "unauthenticated", reason);
   };
 
   // ── what comes over the socket ────────────────────────────────────────────────────────────────────────────────────
@@ -150,7 +125,7 @@ export function makeSession(settings: Settings) {
   const bye = (message: Message) => {
     const sentence = message.message || message.reason;
     if (/unauthenticated|expired/.test(message.reason)) {
-      refused(token, sentence);
+      refused(tokens.token(), sentence);
       if (!over) leave(0);
     } else if (message.retry === false) end("connect", message.reason, sentence);
     else leave(message.retry_after_ms);
@@ -158,7 +133,7 @@ export function makeSession(settings: Settings) {
   const notice = (message: Message) => {
     const { kind } = message;
     if (kind === "degraded" || kind === "restored") degraded = kind === "degraded";
-    else if (kind === "token_expiring") askToken("expiring");
+    else if (kind === "token_expiring") tokens.ask(now, "expiring");
     else if (kind === "jumped") streams.receive(message, now);
   };
   const reply = (message: Message) => {
@@ -177,9 +152,8 @@ export function makeSession(settings: Settings) {
     else if (type === "welcome") {
       link.welcomed(now, message.ping_interval_ms);
       streams.welcomed(message.epoch);
-      accepted();
-      pollWorks = false;
-      pollAt = 0;
+      tokens.accepted();
+      poller.hurry();
     } else if (!isUp()) return;
     else if (type === "ping") {
       if (foreground) send([{ type: "pong" }]);
@@ -190,36 +164,20 @@ export function makeSession(settings: Settings) {
   const opened = () => {
     link.opened(now);
     const hello: Message = { type: "hello", v: 1, client: settings.client };
+    const token = tokens.token();
     if (token !== null) hello.token = token;
     send([hello]);
   };
 
   // ── HTTP ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  const poll = () => {
-    if (pollOut || now < pollAt || !streams.any()) return;
-    pollOut = true;
-    const done = (error: WireError | null, body: any, then: number) => {
-      pollOut = false;
-      if (isUp()) return;
-      pollWorks = !error;
-      let changed = false;
-      if (!error) {
-        accepted();
-        changed = streams.polled(body, then);
-      }
-      pollMs = changed ? timing.pollMs : Math.min(timing.pollMostMs, pollMs * (error ? POLL_SLOWER_FAILED : POLL_SLOWER));
-      pollAt = then + ((error && error.retry_after_ms) || pollMs);
-    };
-    get(streams.pollPath(), done);
-  };
   const get = (path: string, done: (error: WireError | null, body: any, then: number) => void) =>
     jobs.add({ message: null, method: "GET", path, body: null, deadlineAt: now + timing.requestMs, done }, now);
 
   // ── in the foreground, after every event ──────────────────────────────────────────────────────────────────────────
 
   const step = () => {
-    if (now >= tokenBy) noToken(failure("getToken", "timeout", "timeout", true));
+    if (tokens.overdue(now)) noToken(failure("getToken", "timeout", "timeout", true));
     jobs.expire(now);
     save(now);
     if (wanted() || !isUp()) idleAt = NEVER;
@@ -229,13 +187,13 @@ export function makeSession(settings: Settings) {
       leave();
       due = link.step(now, may());
     }
-    if (due === "open" && ready()) {
+    if (due === "open" && tokens.ready()) {
       link.open(now);
       emit({ do: "open", generation: link.generation });
-    } else if (due === "open") askToken(tokenReason);
-    if (polling()) poll();
+    } else if (due === "open") tokens.ask(now);
+    if (polling()) poller.step(now, get);
     const messages = isUp() ? streams.messages(now, nextId) : [];
-    if (jobs.send(now, isUp(), polling(), ready() ? token : undefined, messages, emit)) askToken(tokenReason);
+    if (jobs.send(now, isUp(), polling(), tokens.ready() ? tokens.token() : undefined, messages, emit)) tokens.ask(now);
     send(messages);
   };
 
@@ -276,7 +234,7 @@ export function makeSession(settings: Settings) {
         const absentMs = now - hiddenAt;
         if (foreground) return nudge(now);
         foreground = connected = true; // if there is still no network, that is said again
-        pollAt = 0;
+        poller.hurry();
         if (link.alive()) {
           if (link.outlives(now, absentMs)) probe();
           else leave(0);
@@ -300,16 +258,16 @@ export function makeSession(settings: Settings) {
         break;
       }
       case "token": {
-        if (event.number !== tokenNumber || tokenBy === NEVER) return;
+        const { token } = event;
+        if (!tokens.answered(event.number, token)) return;
         if (event.failure) return noToken(event.failure);
-        tokenBy = NEVER;
-        token = event.token;
         if (isUp() && foreground) send([{ type: "refresh", id: (refreshId = nextId()), token }]);
         break;
       }
       case "answered": {
         const given = jobs.answered(event.number, event.failure, event.answer, now);
         if (given !== undefined) refused(given, "The server refuses the token.");
+        else if (event.answer && event.answer.status < 300) tokens.accepted();
         break;
       }
       case "forget":
@@ -319,11 +277,9 @@ export function makeSession(settings: Settings) {
       case "close":
         end("ledgerwire", "closed", "the client was closed");
         break;
-      case "opened":
-      case "message":
-      case "closed":
-      case "failed":
-      case "refused":
+      case "tick":
+        break;
+      default:
         socket(event);
     }
   };
@@ -372,8 +328,8 @@ export function makeSession(settings: Settings) {
     next(): number | null {
       if (!foreground || over || !started) return null;
       const at = Math.min(
-        link.next(may()), streams.next(isUp()), jobs.next(isUp(), polling(), ready()), tokenBy, idleAt,
-        polling() && !pollOut && streams.any() ? pollAt : NEVER,
+        link.next(may()), streams.next(isUp()), jobs.next(isUp(), polling(), tokens.ready()), tokens.next(), idleAt,
+        polling() ? poller.next() : NEVER,
       ); // prettier-ignore
       return at < NEVER ? at : null;
     },

@@ -15,19 +15,13 @@ export interface SocketTaskLike {
   onError(call: (event: any) => void): void;
 }
 
-/** The methods of `wx` that are used; typed loosely, so that no typings of a platform are needed. */
+/** The methods of `wx` that are used besides onAppShow, onAppHide and onNetworkStatusChange; no typings of a platform are needed. */
 export interface WxLike {
   connectSocket(options: any): any;
   request(options: any): any;
   getStorage?(options: any): any;
   setStorage?(options: any): any;
   removeStorage?(options: any): any;
-  onAppShow?(call: () => void): void;
-  onAppHide?(call: () => void): void;
-  offAppShow?(call: () => void): void;
-  offAppHide?(call: () => void): void;
-  onNetworkStatusChange?(call: (status: { isConnected: boolean; networkType: string }) => void): void;
-  offNetworkStatusChange?(call: (status: any) => void): void;
 }
 
 const CONNECTS_PER_VISIT = 100;
@@ -38,7 +32,7 @@ export function socketOf(made: SocketTaskLike | Promise<SocketTaskLike>, events:
   let left = false;
   const close = () => task!.close({ code: 1000, fail: nothing });
   const use = (given: SocketTaskLike | undefined) => {
-    if (!given || typeof given.onOpen !== "function") return events.refused("connectSocket gave no SocketTask");
+    if (!given || typeof given.onOpen !== "function") return events.refused("no SocketTask");
     task = given;
     task.onOpen(() => events.opened());
     task.onMessage(({ data }) => typeof data === "string" && events.message(data));
@@ -51,7 +45,7 @@ export function socketOf(made: SocketTaskLike | Promise<SocketTaskLike>, events:
   } else use(made as SocketTaskLike);
   return {
     send(text) {
-      if (task === null) return events.failed("there is no SocketTask yet");
+      if (task === null) return events.failed("no SocketTask");
       task.send({ data: text, fail: (error) => events.failed(messageOf(error)) });
     },
     close() {
@@ -116,14 +110,17 @@ export function listen(api: WxLike, events: PlatformEvents): () => void {
   const hide = () => events.hide();
   const network = (status: { isConnected: boolean; networkType: string }) =>
     events.network(status.isConnected, status.networkType);
-  if (api.onAppShow) api.onAppShow(show);
-  if (api.onAppHide) api.onAppHide(hide);
-  if (api.onNetworkStatusChange) api.onNetworkStatusChange(network);
-  return () => {
-    if (api.offAppShow) api.offAppShow(show);
-    if (api.offAppHide) api.offAppHide(hide);
-    if (api.offNetworkStatusChange) api.offNetworkStatusChange(network);
+  const all = (verb: "on" | "off") => {
+    const call = (name: string, listener: unknown) => {
+      const method = (api as any)[verb + name];
+      if (method) method.call(api, listener);
+    };
+    call("AppShow", show);
+    call("AppHide", hide);
+    call("NetworkStatusChange", network);
   };
+  all("on");
+  return () => all("off");
 }
 
 function storageOf(api: WxLike): Storage {
