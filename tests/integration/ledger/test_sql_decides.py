@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from gateway.protocol import messages, requests
 from ledger.machine import NEXT, Move, Status
 from ledger.model import Receipt, Request, task_key
-from tests.integration.test_model import Life, compare, compare_task
+from tests.integration.ledger.test_model import Life, compare, compare_task
 from tests.property.document_model import in_paper_words
 from tests.property.requests_of_all_shapes import TENANT, cancel_requests, creates, progress, reports
 from tests.support.in_sql import Connection, settle
