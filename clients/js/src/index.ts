@@ -1,21 +1,31 @@
 /** The package `ledgerwire`: one client for mini-programs, browsers and Node. Importing it touches nothing global. */
-import type { Client, ClientOptions, Platform } from "./types.js";
+import { LedgerwireClient } from "./client.js";
+import { browserPlatform } from "./platforms/browser.js";
+import { nodePlatform } from "./platforms/node.js";
+import { wxPlatform } from "./platforms/wx.js";
+import type { Platform } from "./platform.js";
+import type { Client, ClientOptions } from "./types.js";
 
+export { VERSION } from "./client.js";
+export { isEnded } from "./core/stream.js";
+export { DEFAULT_TIMING } from "./core/timing.js";
+export { browserPlatform } from "./platforms/browser.js";
+export { containerPlatform } from "./platforms/container.js";
+export { nodePlatform } from "./platforms/node.js";
+export { uniPlatform } from "./platforms/uni.js";
+export { wxPlatform } from "./platforms/wx.js";
+export type * from "./platform.js";
 export type * from "./types.js";
 
+declare const wx: { connectSocket?: unknown } | undefined;
+
 /** One for the whole application. Connects when there is something to watch. */
-export declare function createClient(options: ClientOptions): Client;
-/** Node 20 or newer: with its own WebSocket (22), or the class of the package `ws`. */
-export declare function nodePlatform(options?: { WebSocket?: unknown; storage?: unknown }): Platform;
-export declare function browserPlatform(): Platform;
-/** `wx`, or another object like it. */
-export declare function wxPlatform(wx: object): Platform;
-/** uni-app or Taro: pass `uni` or `Taro`. */
-export declare function uniPlatform(uni: object): Platform;
-/** WeChat Cloud Run, without a domain list: `wx.cloud.connectContainer` and `callContainer`. */
-export declare function containerPlatform(
-  wx: object,
-  options: { config: { env: string }; service: string; path?: string },
-): Platform;
-/** Whether nothing can change any more. */
-export declare function isEnded(task: { status: string }): boolean;
+export function createClient(options: ClientOptions): Client {
+  return new LedgerwireClient(options.platform || here(), options);
+}
+
+function here(): Platform {
+  // A page in WeChat's browser has a `wx` too, without sockets.
+  if (typeof wx !== "undefined" && typeof wx.connectSocket === "function") return wxPlatform(wx);
+  return typeof document === "object" ? browserPlatform() : nodePlatform();
+}

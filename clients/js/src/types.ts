@@ -5,6 +5,8 @@
  * knows (options, handlers) is in camel case. Times in options are milliseconds.
  */
 
+import type { Platform } from "./platform.js";
+
 export type Status = "pending" | "running" | "cancelling" | "completed" | "failed" | "cancelled" | "lost";
 
 /** How far a cancel request has come. `refused` means that the task goes on. */
@@ -68,7 +70,7 @@ export interface Transition {
 export type Change =
   /** One step further: `transition.seq` is one more than before. */
   | { kind: "transition"; transition: Transition }
-  /** The first state that is known here. */
+  /** A whole state: the first that is known here, or the one that follows. */
   | { kind: "snapshot" }
   /** The state does not follow the one before: what lies between was not seen. `from` is null when nothing was kept. */
   | { kind: "jumped"; from: Cursor | null; to: Cursor; reason: JumpReason }
@@ -79,9 +81,9 @@ export type Change =
 
 /**
  * `other_epoch`, `beyond_head`, `not_in_ledger`: as the server says. `polled`: states in between were not asked for.
- * `latest`: skipped as asked for by `mode: "latest"`. `unannounced`: the server sent a state that does not follow.
+ * `not_kept`: the state before was too large to store. `latest`: skipped as asked for by `mode: "latest"`. `unannounced`: the server sent a state that does not follow.
  */
-export type JumpReason = "other_epoch" | "beyond_head" | "not_in_ledger" | "polled" | "latest" | "unannounced";
+export type JumpReason = "other_epoch" | "beyond_head" | "not_in_ledger" | "polled" | "not_kept" | "latest" | "unannounced";
 
 /**
  * What failed. `errMsg` is "<api>:fail <reason>", as in `wx`; `errCode` is a code of docs/protocol.md, or one of
@@ -305,69 +307,4 @@ export interface Client {
   forget(): void;
   /** For good. Open `done()` and `cancel()` reject. */
   close(): void;
-}
-
-// ── what a platform offers ──────────────────────────────────────────────────────────────────────────────────────────
-
-/** Callbacks of one socket. `failed` may come instead of `closed`, or before it; the client takes either. */
-export interface SocketEvents {
-  opened(): void;
-  /** A text frame. */
-  message(text: string): void;
-  closed(): void;
-  failed(reason: string): void;
-}
-
-export interface Socket {
-  send(text: string): void;
-  close(): void;
-}
-
-export interface HttpRequest {
-  method: "GET" | "POST";
-  url: string;
-  /** With the path and query only, for platforms that have no host. */
-  path: string;
-  headers: Record<string, string>;
-  body?: string;
-  timeoutMs: number;
-}
-
-export interface HttpAnswer {
-  status: number;
-  /** Parsed JSON, or null when it was none. */
-  body: unknown;
-}
-
-export interface PlatformEvents {
-  /** In the foreground again after `hide`. */
-  show(): void;
-  hide(): void;
-  /** Something suggests to look at the connection, as when a tab is looked at again. */
-  nudge(): void;
-  network(connected: boolean, type: string): void;
-}
-
-/** One place to run in. Touches no global before a method is called. */
-export interface Platform {
-  readonly name: string;
-  now(): number;
-  random(): number;
-  setTimer(call: () => void, ms: number): unknown;
-  clearTimer(timer: unknown): void;
-  /** May throw: then there is no socket to be had here just now. */
-  connect(url: string, timeoutMs: number, events: SocketEvents): Socket;
-  request(request: HttpRequest, done: (failure: string | null, answer: HttpAnswer | null) => void): void;
-  storage: Storage | null;
-  /** Begins to listen; returns what ends it. */
-  listen(events: PlatformEvents): () => void;
-  /** How many failed connections are allowed until the user comes back (Infinity: no limit). */
-  readonly connectsPerVisit: number;
-}
-
-export interface Storage {
-  get(key: string, done: (value: string | null) => void): void;
-  /** `failed` is told of a full or missing storage. */
-  set(key: string, value: string, failed: (reason: string) => void): void;
-  remove(key: string): void;
 }
