@@ -59,7 +59,7 @@ export class Modules {
     const candidates = /^\.{1,2}\//.test(name) ? [path.resolve(from, name)] : this._inPackages(name, from);
     for (const candidate of candidates) {
       for (const file of [candidate, `${candidate}.js`, path.join(candidate, "index.js")]) {
-        if (existsSync(file) && file.endsWith(".js")) return file;
+        if (existsSync(file) && /\.c?js$/.test(file)) return file;
       }
     }
     throw new Error(`module '${name}' is not defined, require args is '${name}'`);
