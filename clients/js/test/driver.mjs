@@ -118,8 +118,25 @@ export class Driver {
 
   step() {
     const happenings = [
-      this.commit, this.commit, this.pass, this.pass, this.pass, this.settle, this.deliver, this.deliver, this.deliver,
-      this.answer, this.answer, this.breakOff, this.mute, this.hideOrShow, this.network, this.bye, this.nudge, this.lateOpen, this.rareFault,
+      this.commit,
+      this.commit,
+      this.pass,
+      this.pass,
+      this.pass,
+      this.settle,
+      this.deliver,
+      this.deliver,
+      this.deliver,
+      this.answer,
+      this.answer,
+      this.breakOff,
+      this.mute,
+      this.hideOrShow,
+      this.network,
+      this.bye,
+      this.nudge,
+      this.lateOpen,
+      this.rareFault,
     ];
     this.pick(happenings).call(this);
   }
@@ -127,7 +144,9 @@ export class Driver {
   commit(status) {
     const taskId = this.pick([...this.streams.keys()]);
     const step = this.ledger.commit(taskId, { progress: Math.round(this.roll() * 100), ...(status ? { status } : {}) });
-    if (step) for (const socket of this.sockets.values()) if (socket.state === "open" && socket.peer.greeted) socket.peer.told(step);
+    if (step)
+      for (const socket of this.sockets.values())
+        if (socket.state === "open" && socket.peer.greeted) socket.peer.told(step);
   }
 
   /** Time goes on: to the next tick, or by any amount (nobody is woken in the background). */
@@ -182,7 +201,11 @@ export class Driver {
   breakOff() {
     const [generation, socket] = [...this.sockets].find(([, one]) => ["open", "mute"].includes(one.state)) ?? [];
     if (!socket || this.roll() < 0.5) return;
-    this.end(generation, socket, this.roll() < 0.5 ? [{ kind: "closed" }] : [{ kind: "failed", reason: "x" }, { kind: "closed" }]);
+    this.end(
+      generation,
+      socket,
+      this.roll() < 0.5 ? [{ kind: "closed" }] : [{ kind: "failed", reason: "x" }, { kind: "closed" }],
+    );
   }
 
   /** Half-open: nothing comes any more, no close either. */
@@ -193,7 +216,8 @@ export class Driver {
   /** What was given up while it was opening opens after all, as in a mini-program. */
   lateOpen() {
     for (const [generation, socket] of this.sockets) {
-      if (socket.state === "black hole" && socket.leftAt !== null && this.now - socket.openedAt < 10_000) this.open(generation, socket);
+      if (socket.state === "black hole" && socket.leftAt !== null && this.now - socket.openedAt < 10_000)
+        this.open(generation, socket);
     }
   }
 
@@ -222,7 +246,8 @@ export class Driver {
   answer() {
     const request = this.requests.shift();
     if (!request) return;
-    if (this.roll() < 0.3) return this.act({ kind: "answered", number: request.number, failure: "timeout", answer: null });
+    if (this.roll() < 0.3)
+      return this.act({ kind: "answered", number: request.number, failure: "timeout", answer: null });
     const answer = { status: 200, body: this.ledger.poll(request.path) };
     this.act({ kind: "answered", number: request.number, failure: null, answer });
   }
@@ -258,7 +283,9 @@ export class Driver {
     this.act({ kind: "network", connected: true, type: "wifi" });
     for (const taskId of this.streams.keys()) {
       const step = this.ledger.commit(taskId, { status: "completed", progress: 100 });
-      if (step) for (const socket of this.sockets.values()) if (socket.state === "open" && socket.peer.greeted) socket.peer.told(step);
+      if (step)
+        for (const socket of this.sockets.values())
+          if (socket.state === "open" && socket.peer.greeted) socket.peer.told(step);
     }
     for (let round = 0; round < 2_000 && [...this.streams.values()].some((one) => one.over === null); round++) {
       const next = this.session.next();
@@ -267,7 +294,13 @@ export class Driver {
       for (const [generation, socket] of this.sockets) if (socket.state === "opening") this.open(generation, socket);
       for (let again = 0; again < 5; again++) this.deliver();
       const request = this.requests.shift();
-      if (request) this.act({ kind: "answered", number: request.number, failure: null, answer: { status: 200, body: this.ledger.poll(request.path) } });
+      if (request)
+        this.act({
+          kind: "answered",
+          number: request.number,
+          failure: null,
+          answer: { status: 200, body: this.ledger.poll(request.path) },
+        });
     }
     for (const [taskId, stream] of this.streams) {
       assert.equal(stream.over, true, `${taskId} did not end`);

@@ -61,6 +61,8 @@ export class Counts {
   setDatas = 0;
   /** Messages and calls that left while the mini-program was hidden, by what they were. @type {string[]} */
   inBackground = [];
+  /** Messages that were sent, in order. @type {string[]} */
+  sent = [];
   /** Addresses that were asked for over HTTP, in order. @type {string[]} */
   urls = [];
 }

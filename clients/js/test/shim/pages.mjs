@@ -57,9 +57,11 @@ export class Page {
     for (const part of this.parts) this._run(part.lifetimes?.[name] ?? part[name]);
   }
 
-  /** @param {string} name @param {unknown} [value] */
+  /** Those of the behaviors, then the page's own as it is now: code may have put another there.
+   * @param {string} name @param {unknown} [value] */
   _call(name, value) {
-    for (const part of this.parts) this._run(part[name], value);
+    for (const part of this.parts.slice(0, -1)) this._run(part[name], value);
+    this._run(this.instance[name], value);
   }
 
   /** @param {((value: any) => void) | undefined} callback @param {unknown} [value] */

@@ -152,6 +152,7 @@ export class Socket {
       return;
     }
     this._sent.push(now);
+    this.device.counts.sent.push(String(option.data));
     if (!this.stranded && !this.device.hole) this._socket.send(option.data);
     succeed(this.process, option, { errMsg: "sendSocketMessage:ok" });
   }

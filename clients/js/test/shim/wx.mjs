@@ -9,7 +9,8 @@ import { storageOf } from "./storage.mjs";
  * @typedef {Pick<WechatMiniprogram.Wx, 'connectSocket' | 'request' | 'setStorage' | 'getStorage' | 'removeStorage'
  *   | 'setStorageSync' | 'getStorageSync' | 'removeStorageSync' | 'onAppShow' | 'offAppShow' | 'onAppHide'
  *   | 'offAppHide' | 'onNetworkStatusChange' | 'offNetworkStatusChange' | 'getNetworkType' | 'onSocketClose'
- *   | 'navigateTo' | 'redirectTo' | 'reLaunch' | 'switchTab' | 'navigateBack' | 'showToast' | 'showModal'>} Wx
+ *   | 'navigateTo' | 'redirectTo' | 'reLaunch' | 'switchTab' | 'navigateBack' | 'showToast' | 'showModal'
+ *   | 'stopPullDownRefresh'>} Wx
  */
 
 /** What the user was shown. */
@@ -57,6 +58,7 @@ export function wxOf(process, router, screen) {
         router.back(option?.delta);
         return { errMsg: "navigateBack:ok" };
       }),
+    stopPullDownRefresh: (option) => promised(process, option, () => ({ errMsg: "stopPullDownRefresh:ok" })),
     showToast: (option) =>
       promised(process, option, () => {
         screen.toasts.push(option.title);
