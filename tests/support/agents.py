@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 import orjson
 
@@ -23,15 +23,6 @@ from tests.support.waiting import WAIT_SECONDS
 Event: TypeAlias = dict[str, Any]
 LINE_BYTES: Final = 1 << 20
 SCENARIOS: Final = ROOT / "clients" / "js" / "test" / "scenarios"
-
-
-class Agent(Protocol):
-    """One client, whatever it is made of."""
-
-    heard: Heard
-
-    async def act(self, do: str, **command: Any) -> None:
-        """Tell it to do something."""
 
 
 class Heard:
@@ -119,6 +110,17 @@ class Host:
         if who not in self._heard:
             self._heard[who] = Heard(f"{self._command[-1].rpartition('/')[2]} {who}")
         return self._heard[who]
+
+    def listen(self, heard: Heard, who: int = 0) -> None:
+        """What this agent tells goes there."""
+        self._heard[who] = heard
+
+    async def end(self) -> None:
+        """As its system would end it: at once, and without a word."""
+        assert self._process is not None
+        self._heard.clear()
+        self.signal(signal.SIGKILL)
+        await asyncio.wait_for(self._process.wait(), WAIT_SECONDS)
 
     def forget(self, who: int = 0) -> None:
         """Another agent will be called that."""
