@@ -11,7 +11,7 @@ CEILING_LINES = 350
 FOLDERS = ("gateway", "ledger", "clients", "scripts", "examples", "deploy")
 SUFFIXES = frozenset({".py", ".js", ".mjs", ".ts", ".css", ".html", ".sql", ".c", ".h"})
 # Not written here, generated, or tests, which are long where a promise has many cases.
-SKIPPED = frozenset({"vendor", "dist", "miniprogram_dist", "node_modules", "tests", "__pycache__"})
+SKIPPED = frozenset({"vendor", "dist", "miniprogram_dist", "build", "node_modules", "tests", "__pycache__"})
 
 
 def measured() -> Iterator[tuple[int, Path]]:

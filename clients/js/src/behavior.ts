@@ -10,7 +10,7 @@ type Holder = PageLike & { [BINDING]?: Binding | undefined };
 export function makeBehavior(client: Client, options: BehaviorOptions): unknown {
   const property = options.property || "task";
   const make = options.Behavior || (typeof Behavior === "function" ? Behavior : null);
-  if (!make) throw new Error("behavior:fail there is no Behavior here; pass it as an option");
+  if (!make) throw new Error("behavior:fail no Behavior here");
   const stop = (holder: Holder) => {
     const binding = holder[BINDING];
     holder[BINDING] = undefined;
@@ -34,8 +34,7 @@ export function makeBehavior(client: Client, options: BehaviorOptions): unknown 
       /** Asks for the end of the task that is watched. */
       cancelTask(this: Holder, given?: CancelOptions) {
         const binding = this[BINDING];
-        if (!binding) return Promise.reject({ errMsg: "cancelTask:fail no task is watched", errCode: "closed", retryable: false });
-        return binding.subscription.cancel(given);
+        return client.cancel(binding ? binding.subscription.taskId : "", given);
       },
       unwatchTask: leave,
     },

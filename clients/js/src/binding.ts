@@ -1,10 +1,8 @@
 /** Shows a task in the data of a page or component, with few `setData`: each costs a mini-program a message between threads. */
 import { isEnded } from "./core/stream.js";
-import type { BindOptions, Binding, Client, Failure, PageLike, SubscribeOptions, Task, TaskHandler } from "./types.js";
+import type { BindOptions, Binding, Change, Client, Failure, PageLike, SubscribeOptions, Task } from "./types.js";
 
 const THROTTLE_MS = 200;
-/** When the page goes, so does the binding. */
-const ENDS = ["onUnload", "detached"];
 
 export function bindPage(client: Client, page: PageLike, taskId: string, property: string, options: BindOptions): Binding {
   const throttleMs = options.throttleMs === undefined ? THROTTLE_MS : options.throttleMs;
@@ -29,22 +27,20 @@ export function bindPage(client: Client, page: PageLike, taskId: string, propert
     else if (timer === null) timer = setTimeout(show, dueMs);
   };
 
-  const given: SubscribeOptions = Object.assign({}, options);
-  const { onState, onGone } = options;
-  given.onState = (task, change) => {
-    offer(task);
-    if (onState) onState.call(page, task, change);
-  };
-  given.onGone = (because) => {
-    page.setData({ [property]: { task_id: taskId, status: "gone" } });
-    if (onGone) onGone.call(page, because);
-  };
-  for (const name of ["onProgress", "onDone", "onFail", "onCancelled", "onLost"] as const) {
-    const handler = options[name];
-    if (handler) given[name] = ((task, change) => handler.call(page, task, change)) as TaskHandler;
+  const given: { [name: string]: unknown } = {};
+  for (const name of Object.keys(options)) {
+    const option = options[name as keyof BindOptions];
+    given[name] = typeof option === "function" ? option.bind(page) : option;
   }
-  const { onError } = options;
-  if (onError) given.onError = (because: Failure) => onError.call(page, because);
+  const { onState, onGone } = given as SubscribeOptions;
+  given.onState = (task: Task, change: Change) => {
+    offer(task);
+    if (onState) onState(task, change);
+  };
+  given.onGone = (because: Failure) => {
+    page.setData({ [property]: { task_id: taskId, status: "gone" } });
+    if (onGone) onGone(because);
+  };
 
   const subscription = client.subscribe(taskId, given);
   const stop = () => {
@@ -53,14 +49,11 @@ export function bindPage(client: Client, page: PageLike, taskId: string, propert
     if (timer !== null) clearTimeout(timer);
     subscription.unsubscribe();
   };
-  const hooks = page as unknown as { [name: string]: unknown };
-  for (const name of ENDS) {
-    const before = hooks[name];
-    if (typeof before !== "function" && name !== "onUnload") continue;
-    hooks[name] = function (this: unknown) {
-      stop();
-      return typeof before === "function" ? before.apply(this, arguments) : undefined;
-    };
-  }
+  const hooks = page as { onUnload?: (...given: unknown[]) => unknown };
+  const { onUnload } = hooks;
+  hooks.onUnload = function () {
+    stop();
+    return onUnload && onUnload.apply(page, arguments as unknown as unknown[]);
+  };
   return { subscription, stop };
 }

@@ -1,5 +1,5 @@
 /** The package `ledgerwire`: one client for mini-programs, browsers and Node. Importing it touches nothing global. */
-import { LedgerwireClient } from "./client.js";
+import { makeClient } from "./client.js";
 import { browserPlatform } from "./platforms/browser.js";
 import { nodePlatform } from "./platforms/node.js";
 import { wxPlatform } from "./platforms/wx.js";
@@ -21,7 +21,7 @@ declare const wx: { connectSocket?: unknown } | undefined;
 
 /** One for the whole application. Connects when there is something to watch. */
 export function createClient(options: ClientOptions): Client {
-  return new LedgerwireClient(options.platform || here(), options);
+  return makeClient(options.platform || here(), options);
 }
 
 function here(): Platform {

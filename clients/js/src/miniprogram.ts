@@ -1,5 +1,5 @@
 /** What a mini-program gets: the package without browsers and Node. Importing it touches nothing global. */
-import { LedgerwireClient } from "./client.js";
+import { makeClient } from "./client.js";
 import { wxPlatform } from "./platforms/wx.js";
 import type { Client, ClientOptions } from "./types.js";
 
@@ -16,5 +16,5 @@ declare const wx: object;
 
 /** One for the whole application, in app.js. Connects when there is something to watch. */
 export function createClient(options: ClientOptions): Client {
-  return new LedgerwireClient(options.platform || wxPlatform(wx), options);
+  return makeClient(options.platform || wxPlatform(wx), options);
 }

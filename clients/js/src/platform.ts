@@ -44,7 +44,6 @@ export interface PlatformEvents {
 
 /** One place to run in. Touches no global before a method is called. */
 export interface Platform {
-  readonly name: string;
   now(): number;
   random(): number;
   setTimer(call: () => void, ms: number): unknown;

@@ -1,6 +1,6 @@
 // Drives a session through random faults, beside a gateway on paper, and holds it to what it promises.
 import assert from "node:assert/strict";
-import { Session } from "../build/es5/core/session.js";
+import { makeSession } from "../build/es5/core/session.js";
 import { DEFAULT_TIMING } from "../build/es5/core/timing.js";
 import { PaperLedger, PaperPeer } from "./paper.mjs";
 
@@ -25,12 +25,12 @@ export class Driver {
     this.requests = [];
     this.stored = null;
     this.streams = new Map(Array.from({ length: tasks }, (_, n) => [`task-${n}`, { told: [], jumps: 0, over: null }]));
-    this.counts = { transitions: 0, jumps: 0, opens: 0, polls: 0, snapshots: 0, restarts: 0 };
+    this.counts = { transitions: 0, jumps: 0, opens: 0, polls: 0, snapshots: 0, restarts: 0, holes: 0 };
     this.begin();
   }
 
   begin() {
-    this.session = new Session({
+    this.session = makeSession({
       tokens: false, unknownAnswers: 1_000_000, pollAfter: 3, client: "driver", timing: DEFAULT_TIMING,
       random: this.roll, connectsPerVisit: Infinity,
     }); // prettier-ignore
@@ -117,36 +117,17 @@ export class Driver {
   // ── what happens ──
 
   step() {
-    const happenings = [
-      this.commit,
-      this.commit,
-      this.pass,
-      this.pass,
-      this.pass,
-      this.settle,
-      this.deliver,
-      this.deliver,
-      this.deliver,
-      this.answer,
-      this.answer,
-      this.breakOff,
-      this.mute,
-      this.hideOrShow,
-      this.network,
-      this.bye,
-      this.nudge,
-      this.lateOpen,
-      this.rareFault,
-    ];
-    this.pick(happenings).call(this);
+    const { commit, pass, settle, deliver, answer } = this;
+    const usual = [commit, commit, commit, pass, pass, settle, settle, deliver, deliver, deliver, deliver, answer];
+    const { breakOff, mute, skip, hideOrShow, network, bye, nudge, lateOpen, rareFault } = this;
+    const faults = [breakOff, mute, skip, hideOrShow, network, bye, nudge, lateOpen, rareFault];
+    this.pick(this.roll() < 0.8 ? usual : faults).call(this);
   }
 
   commit(status) {
     const taskId = this.pick([...this.streams.keys()]);
     const step = this.ledger.commit(taskId, { progress: Math.round(this.roll() * 100), ...(status ? { status } : {}) });
-    if (step)
-      for (const socket of this.sockets.values())
-        if (socket.state === "open" && socket.peer.greeted) socket.peer.told(step);
+    if (step) for (const socket of this.sockets.values()) if (socket.state === "open" && socket.peer.greeted) socket.peer.told(step);
   }
 
   /** Time goes on: to the next tick, or by any amount (nobody is woken in the background). */
@@ -201,23 +182,31 @@ export class Driver {
   breakOff() {
     const [generation, socket] = [...this.sockets].find(([, one]) => ["open", "mute"].includes(one.state)) ?? [];
     if (!socket || this.roll() < 0.5) return;
-    this.end(
-      generation,
-      socket,
-      this.roll() < 0.5 ? [{ kind: "closed" }] : [{ kind: "failed", reason: "x" }, { kind: "closed" }],
-    );
+    this.end(generation, socket, this.roll() < 0.5 ? [{ kind: "closed" }] : [{ kind: "failed", reason: "x" }, { kind: "closed" }]);
   }
 
   /** Half-open: nothing comes any more, no close either. */
   mute() {
-    for (const socket of this.sockets.values()) if (socket.state === "open" && this.roll() < 0.3) socket.state = "mute";
+    for (const socket of this.sockets.values()) {
+      if (socket.state !== "open") continue;
+      if (this.roll() < 0.3) socket.state = "mute";
+    }
+  }
+
+  /** A server that leaves a transition out. */
+  skip() {
+    for (const socket of this.sockets.values()) {
+      const at = socket.toClient.findIndex(({ type }) => type === "transition");
+      if (at < 0 || socket.state !== "open") continue;
+      socket.toClient.splice(at, 1);
+      this.counts.holes += 1;
+    }
   }
 
   /** What was given up while it was opening opens after all, as in a mini-program. */
   lateOpen() {
     for (const [generation, socket] of this.sockets) {
-      if (socket.state === "black hole" && socket.leftAt !== null && this.now - socket.openedAt < 10_000)
-        this.open(generation, socket);
+      if (socket.state === "black hole" && socket.leftAt !== null && this.now - socket.openedAt < 10_000) this.open(generation, socket);
     }
   }
 
@@ -246,8 +235,7 @@ export class Driver {
   answer() {
     const request = this.requests.shift();
     if (!request) return;
-    if (this.roll() < 0.3)
-      return this.act({ kind: "answered", number: request.number, failure: "timeout", answer: null });
+    if (this.roll() < 0.3) return this.act({ kind: "answered", number: request.number, failure: "timeout", answer: null });
     const answer = { status: 200, body: this.ledger.poll(request.path) };
     this.act({ kind: "answered", number: request.number, failure: null, answer });
   }
@@ -283,9 +271,7 @@ export class Driver {
     this.act({ kind: "network", connected: true, type: "wifi" });
     for (const taskId of this.streams.keys()) {
       const step = this.ledger.commit(taskId, { status: "completed", progress: 100 });
-      if (step)
-        for (const socket of this.sockets.values())
-          if (socket.state === "open" && socket.peer.greeted) socket.peer.told(step);
+      if (step) for (const socket of this.sockets.values()) if (socket.state === "open" && socket.peer.greeted) socket.peer.told(step);
     }
     for (let round = 0; round < 2_000 && [...this.streams.values()].some((one) => one.over === null); round++) {
       const next = this.session.next();
@@ -294,13 +280,7 @@ export class Driver {
       for (const [generation, socket] of this.sockets) if (socket.state === "opening") this.open(generation, socket);
       for (let again = 0; again < 5; again++) this.deliver();
       const request = this.requests.shift();
-      if (request)
-        this.act({
-          kind: "answered",
-          number: request.number,
-          failure: null,
-          answer: { status: 200, body: this.ledger.poll(request.path) },
-        });
+      if (request) this.act({ kind: "answered", number: request.number, failure: null, answer: { status: 200, body: this.ledger.poll(request.path) } });
     }
     for (const [taskId, stream] of this.streams) {
       assert.equal(stream.over, true, `${taskId} did not end`);

@@ -12,16 +12,7 @@ export class PaperLedger {
     const last = steps.at(-1) ?? { status: "pending", progress: null, stage: null, message: null, attempt: 0 };
     if (ENDED.includes(last.status)) return null;
     const { status, progress, stage, message, attempt } = { ...last, status: "running", ...change };
-    const step = {
-      task_id: taskId,
-      seq: steps.length + 1,
-      status,
-      progress,
-      stage,
-      message,
-      attempt,
-      at: "2026-01-01T00:00:00Z",
-    };
+    const step = { task_id: taskId, seq: steps.length + 1, status, progress, stage, message, attempt, at: "2026-01-01T00:00:00Z" };
     for (const name of ["data", "result", "error", "cancel"]) if (name in change) step[name] = change[name];
     this.tasks.set(taskId, [...steps, step]);
     return step;
@@ -78,15 +69,7 @@ export class PaperPeer {
   on_hello({ token }) {
     if (this.tokens !== null && !this.tokens.includes(token)) return this.bye(4501, "unauthenticated", false);
     this.greeted = true;
-    this.send({
-      type: "welcome",
-      v: 1,
-      session: "s",
-      epoch: this.ledger.epoch,
-      ping_interval_ms: this.pingMs,
-      server_time: "",
-      limits: {},
-    });
+    this.send({ type: "welcome", v: 1, session: "s", epoch: this.ledger.epoch, ping_interval_ms: this.pingMs, server_time: "", limits: {} });
   }
 
   on_ping() {
@@ -105,22 +88,10 @@ export class PaperPeer {
 
   on_cancel({ id, task_id, reason = null }) {
     const ended = this.ledger.ended(task_id);
-    const step = ended
-      ? null
-      : this.ledger.commit(task_id, { status: "cancelling", cancel: { stage: "recorded", reason } });
+    const step = ended ? null : this.ledger.commit(task_id, { status: "cancelling", cancel: { stage: "recorded", reason } });
     const { seq, status, attempt } = step ?? this.ledger.snapshot(task_id);
     const stage = ended ? "too_late" : "recorded";
-    this.send({
-      type: "reply",
-      id,
-      ok: true,
-      task_id,
-      seq,
-      status,
-      attempt,
-      repeat: false,
-      cancel: { stage, seq, reason },
-    });
+    this.send({ type: "reply", id, ok: true, task_id, seq, status, attempt, repeat: false, cancel: { stage, seq, reason } });
     if (step) this.told(step);
   }
 
@@ -135,11 +106,7 @@ export class PaperPeer {
     const sub = this.subs.get(step.task_id);
     if (!sub || step.seq <= sub.seq) return;
     sub.seq = step.seq;
-    this.send(
-      sub.mode === "latest"
-        ? { type: "snapshot", task: this.ledger.snapshot(step.task_id) }
-        : { type: "transition", ...step },
-    );
+    this.send(sub.mode === "latest" ? { type: "snapshot", task: this.ledger.snapshot(step.task_id) } : { type: "transition", ...step });
     if (ENDED.includes(step.status)) this.subs.delete(step.task_id);
   }
 

@@ -4,7 +4,7 @@ import { Driver } from "./driver.mjs";
 
 const SEED = Number(process.env.LEDGERWIRE_SEED ?? Math.floor(Math.random() * 2 ** 31));
 const RUNS = 300;
-const STEPS = 150;
+const STEPS = 200;
 
 test(`whatever happens: one socket, silence in the background, and streams that go on or say that they jumped (seed ${SEED})`, () => {
   const sum = {};
@@ -20,5 +20,5 @@ test(`whatever happens: one socket, silence in the background, and streams that 
     }
     for (const [name, count] of Object.entries(driver.counts)) sum[name] = (sum[name] ?? 0) + count;
   }
-  for (const [name, count] of Object.entries(sum)) assert.ok(count > RUNS / 2, `${name} happened only ${count} times`);
+  for (const [name, count] of Object.entries(sum)) assert.ok(count > RUNS / 10, `${name} happened only ${count} times`);
 });

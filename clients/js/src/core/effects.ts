@@ -1,6 +1,8 @@
 /** What comes into the session and what it asks for, as values. */
 import type { HttpAnswer } from "../platform.js";
-import type { Change, Cursor, Failure, Receipt, State, Task, TokenContext } from "../types.js";
+import type { Change, Cursor, Failure, State, Task, TokenContext } from "../types.js";
+
+export type Settle = (failure: Failure | null, value: any) => void;
 
 export type Event =
   | { kind: "start"; stored: string | null }
@@ -14,8 +16,8 @@ export type Event =
   | { kind: "answered"; number: number; failure: string | null; answer: HttpAnswer | null }
   | { kind: "subscribe"; taskId: string; mode: "all" | "latest"; after: Cursor | null | undefined; waitMs: number }
   | { kind: "unsubscribe"; taskId: string }
-  | { kind: "cancel"; ref: number; taskId: string; reason: string | undefined; key: string; timeoutMs: number }
-  | { kind: "get"; ref: number; path: string };
+  | { kind: "cancel"; taskId: string; reason: string | undefined; key: string; timeoutMs: number; settle: Settle }
+  | { kind: "get"; path: string; settle: Settle };
 
 export type Effect =
   | { do: "open" | "close"; generation: number }
@@ -27,18 +29,26 @@ export type Effect =
   | { do: "tell"; taskId: string; task: Task; change: Change; cursor: Cursor | null }
   /** Nothing else will come of this task. */
   | { do: "over"; taskId: string; failure: Failure | null }
-  | { do: "settle"; ref: number; failure: Failure | null; value: Receipt | unknown }
+  | { do: "settle"; settle: Settle; failure: Failure | null; value: any }
   | { do: "error"; failure: Failure };
 
 export type Message = { [name: string]: any };
+/** An `error` of docs/protocol.md. */
+export type WireError = { code: string; message: string; retryable?: boolean; retry_after_ms?: number | null };
+export type Dictionary<T> = { [id: string]: T };
 
-/** A dictionary that knows no other names than its own: ids such as "constructor" are legal. */
-export function dictionary<T>(): { [id: string]: T } {
+/** Knows no other names than its own: ids such as "constructor" are legal. */
+export function dictionary<T>(): Dictionary<T> {
   return Object.create(null);
 }
 
-export function failure(api: string, code: string, reason: string, retryable: boolean, taskId?: string): Failure {
-  const made: Failure = { errMsg: api + ":fail " + reason, errCode: code, retryable };
-  if (taskId !== undefined) made.task_id = taskId;
+export function failure(api: string, code: string, reason: string, retryable?: boolean, taskId?: string): Failure {
+  const made: Failure = { errMsg: api + ":fail " + reason, errCode: code, retryable: !!retryable };
+  if (taskId) made.task_id = taskId;
   return made;
+}
+
+/** What was thrown, or given to `fail`, in words. */
+export function messageOf(error: any): string {
+  return String((error && (error.errMsg || error.message)) || error);
 }

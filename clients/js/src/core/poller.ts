@@ -1,53 +1,48 @@
 /** Asks for states over HTTP while there is no socket: one request at a time, slower when nothing changes. Pure. */
 import type { Timing } from "../types.js";
-import type { Calls, Outcome } from "./calls.js";
-import type { Effect } from "./effects.js";
+import type { WireError } from "./effects.js";
 import type { Streams } from "./streams.js";
+import { NEVER } from "./timing.js";
 
 const SLOWER_UNCHANGED = 1.25;
 const SLOWER_FAILED = 2;
 
-export class Poller {
-  /** Whether the last poll was answered. */
-  works = false;
-  private _at = 0;
-  private _call = 0;
-  private _pauseMs: number;
+export type Get = (path: string, done: (error: WireError | null, body: any, now: number) => void) => void;
 
-  constructor(private readonly _timing: Timing) {
-    this._pauseMs = _timing.pollMs;
-  }
+export function makePoller(timing: Timing, streams: Streams) {
+  let at = 0;
+  let pauseMs = timing.pollMs;
+  let asking = false;
+  let works = false;
+  /** What was asked before there was a socket says nothing new. */
+  let round = 0;
 
-  /** Asks, when it is time. */
-  step(now: number, streams: Streams, calls: Calls, out: Effect[], answered: (outcome: Outcome) => void): void {
-    if (this._call !== 0 || now < this._at || !streams.any) return;
-    const settle = (outcome: Outcome, then: number, thenOut: Effect[]) => {
-      this._call = 0;
-      this.works = outcome.code === null;
-      answered(outcome);
-      const changed = this.works && streams.polled(outcome.body, then, thenOut);
-      const slower = this._pauseMs * (this.works ? SLOWER_UNCHANGED : SLOWER_FAILED);
-      this._pauseMs = changed ? this._timing.pollMs : Math.min(this._timing.pollMostMs, slower);
-      this._at = then + (outcome.retryAfterMs || this._pauseMs);
-    };
-    this._call = calls.add("GET", streams.pollPath(), null, now + this._timing.requestMs, settle, now, out);
-  }
+  const next = () => (asking || !streams.any() ? NEVER : at);
 
-  /** The next one now. */
-  hurry(): void {
-    this._at = 0;
-    this._pauseMs = this._timing.pollMs;
-  }
+  return {
+    /** Whether the last poll was answered. */
+    works: () => works,
+    next,
 
-  /** There is a socket. */
-  stop(calls: Calls): void {
-    if (this._call !== 0) calls.drop(this._call);
-    this._call = 0;
-    this.works = false;
-    this.hurry();
-  }
+    /** Asks, when it is time. */
+    step(now: number, get: Get) {
+      if (now < next()) return;
+      const mine = round;
+      asking = true;
+      get(streams.pollPath(), (error, body, then) => {
+        asking = false;
+        works = !error;
+        const changed = !error && mine === round && streams.polled(body, then);
+        pauseMs = changed ? timing.pollMs : Math.min(timing.pollMostMs, pauseMs * (error ? SLOWER_FAILED : SLOWER_UNCHANGED));
+        at = then + ((error && error.retry_after_ms) || pauseMs);
+      });
+    },
 
-  next(): number | null {
-    return this._call === 0 ? this._at : null;
-  }
+    /** There is a socket, or the user is back: the next one at once. */
+    hurry() {
+      round++;
+      at = 0;
+      pauseMs = timing.pollMs;
+    },
+  };
 }

@@ -1,18 +1,17 @@
 /**
  * What the client does, decided: an event and the time in, effects out. Waits for nothing, touches no socket, timer or
- * storage. The parts: `link` (the socket), `streams` (what is watched), `cancels`, `calls` (HTTP), `credentials`.
+ * storage. The parts: `link` (the socket), `streams` (what is watched), `jobs` (cancels and HTTP), `poller`, `tokens`.
  *
  * In the background nothing is sent and nothing is opened; what is due then is done when the program is shown again.
  */
 import type { Failure, State, Timing } from "../types.js";
-import { Calls, type Outcome } from "./calls.js";
-import { Cancels, reasonOf } from "./cancels.js";
-import { Credentials } from "./credentials.js";
-import { failure, type Effect, type Event, type Message } from "./effects.js";
-import { Link } from "./link.js";
-import { Poller } from "./poller.js";
-import { Streams } from "./streams.js";
-import { earlier } from "./timing.js";
+import { failure, type Effect, type Event, type Message, type WireError } from "./effects.js";
+import { makeJobs } from "./jobs.js";
+import { makeLink } from "./link.js";
+import { makePoller } from "./poller.js";
+import { makeStreams } from "./streams.js";
+import { NEVER } from "./timing.js";
+import { makeTokens } from "./tokens.js";
 
 export interface Settings {
   /** Whether there is a `getToken`. */
@@ -27,387 +26,321 @@ export interface Settings {
 
 const NETWORK_JITTER_MS = 500;
 
-export class Session {
-  state: State = "idle";
-  degraded = false;
-  readonly streams: Streams;
-  private readonly _link: Link;
-  private readonly _cancels: Cancels;
-  private readonly _calls = new Calls();
-  private readonly _credentials: Credentials;
-  private readonly _poller: Poller;
-  private _started = false;
-  private _foreground = true;
-  private _connected = true;
-  private _networkType = "";
-  private _hiddenAt = 0;
-  private _stay = false;
-  private _idleAt: number | null = null;
-  private _over: Failure | null = null;
-  private _told = "";
-  private _wireId = 0;
-  private _refreshId = 0;
-  private _out: Effect[] = [];
+export type Session = ReturnType<typeof makeSession>;
 
-  constructor(private readonly _settings: Settings) {
-    const { timing, random } = _settings;
-    this.streams = new Streams(timing, random, _settings.unknownAnswers);
-    this._link = new Link(timing, random, _settings.connectsPerVisit);
-    this._cancels = new Cancels(timing, random);
-    this._credentials = new Credentials(_settings.tokens, timing.tokenMs);
-    this._poller = new Poller(timing);
-  }
+export function makeSession(settings: Settings) {
+  const { pollAfter, timing, random } = settings;
+  let effects: Effect[] = [];
+  const emit = (effect: Effect) => {
+    effects.push(effect);
+  };
+  let lastId = 0;
+  const nextId = () => ++lastId;
+  const link = makeLink(timing, random, settings.connectsPerVisit);
+  const streams = makeStreams(timing, random, settings.unknownAnswers, emit);
+  const jobs = makeJobs(timing, random, nextId);
+  const tokens = makeTokens(settings.tokens, timing, emit);
+  const poller = makePoller(timing, streams);
 
-  /** What to do about an event. `now`: absolute, in milliseconds. */
-  receive(event: Event, now: number): Effect[] {
-    const out: Effect[] = (this._out = []);
-    this._take(event, now);
-    if (this._foreground && this._over === null && this._started) this._step(now);
-    this._tellState();
-    return out;
-  }
+  let now = 0;
+  let started = false;
+  let foreground = true;
+  let hiddenAt = 0;
+  let connected = true;
+  let networkType = "";
+  let stay = false;
+  let idleAt = NEVER;
+  let degraded = false;
+  let over: Failure | null = null;
+  let told = "";
 
-  /** When `tick` is due; null: nothing is. In the background nothing ever is. */
-  next(): number | null {
-    if (!this._foreground || this.state === "closed" || !this._started) return null;
-    const up = this._link.phase === "up";
-    let at = earlier(this._link.next(this._may()), this.streams.next(up));
-    at = earlier(at, this._cancels.next(up || this._polling()));
-    at = earlier(at, earlier(this._calls.next(), this._credentials.next()));
-    return earlier(earlier(at, this._idleAt), this._polling() ? this._poller.next() : null);
-  }
+  let refreshId = 0;
 
-  get connectMs(): number {
-    return this._settings.timing.connectMs;
-  }
+  // ── how things are ────────────────────────────────────────────────────────────────────────────────────────────────
 
-  get requestMs(): number {
-    return this._settings.timing.requestMs;
-  }
-
-  private _take(event: Event, now: number): void {
-    const link = this._link;
-    switch (event.kind) {
-      case "start":
-        this.streams.memory.load(event.stored, now);
-        this._started = true;
-        break;
-      case "connect":
-        this._stay = true;
-        break;
-      case "subscribe":
-        this.streams.add(event.taskId, event.mode, event.after, event.waitMs, now);
-        break;
-      case "unsubscribe":
-        this.streams.remove(event.taskId);
-        break;
-      case "cancel":
-        this._cancels.add(Object.assign({ deadlineAt: now + event.timeoutMs }, event), now, this._out);
-        break;
-      case "get":
-        this._get(event.ref, event.path, now);
-        break;
-      case "show":
-        this._show(now);
-        break;
-      case "hide":
-        if (this._foreground) this._hiddenAt = now;
-        this._foreground = false;
-        this._save();
-        break;
-      case "nudge":
-        this._nudge(now, now);
-        break;
-      case "network":
-        this._network(event.connected, event.type, now);
-        break;
-      case "opened":
-        if (!link.is(event.generation)) this._out.push({ do: "close", generation: event.generation });
-        else if (this._foreground) this._hello(now);
-        else this._leave(now);
-        break;
-      case "message":
-        if (link.is(event.generation)) this._frame(event.text, now);
-        break;
-      case "closed":
-        if (event.generation !== link.generation) break;
-        link.closed(now);
-        this._broken();
-        break;
-      case "refused":
-        if (event.generation !== link.generation) break;
-        link.refused(now, event.reason);
-        this._broken();
-        if (event.reason === "no_socket") link.misses = Math.max(link.misses, this._settings.pollAfter);
-        break;
-      case "failed":
-        if (link.is(event.generation)) this._leave(now);
-        break;
-      case "token":
-        this._token(event.number, event.token, event.failure, now);
-        break;
-      case "answered": {
-        const again = this._calls.answered(event.number, event.failure, event.answer, now, this._out);
-        if (again !== null) this._refused(again.refused, "The server refuses the token.", now);
-        break;
-      }
-      case "forget":
-        this.streams.memory.clear();
-        this.streams.saveAt = null;
-        this._out.push({ do: "save", text: null });
-        break;
-      case "close":
-        this._end(failure("ledgerwire", "closed", "the client was closed", false), now);
-        break;
-    }
-  }
-
-  // ── in the foreground, after every event ──────────────────────────────────────────────────────────────────────────
-
-  private _step(now: number): void {
-    const { _link: link, _credentials: credentials, _out: out } = this;
-    if (credentials.overdue(now)) this._noToken(failure("getToken", "timeout", "timeout", true), now);
-    this._calls.expire(now, out);
-    this._cancels.expire(now, out);
-    if (this.streams.saveAt !== null && now >= this.streams.saveAt) this._save();
-    this._idle(now);
-    let step = link.step(now, this._may());
-    if (step === "failed") {
-      this._leave(now);
-      step = link.step(now, this._may());
-    }
-    if (step === "open") {
-      if (credentials.ready) {
-        link.open(now);
-        out.push({ do: "open", generation: link.generation });
-      } else credentials.ask(now, out);
-    }
-    if (link.phase === "up") {
-      const nextId = () => ++this._wireId;
-      this._send(this.streams.messages(now, nextId).concat(this._cancels.messages(now, nextId)));
-    }
-    if (this._polling()) {
-      this._poller.step(now, this.streams, this._calls, out, (outcome) => this._accepted(outcome));
-      this._cancels.call(now, this._calls, out);
-    }
-    if (this._calls.waiting) {
-      if (credentials.ready) this._calls.send(credentials.token, out);
-      else credentials.ask(now, out);
-    }
-  }
-
-  private _wanted(): boolean {
-    return this._stay || this.streams.any || this._cancels.any;
-  }
-
-  private _may(): boolean {
-    return this._wanted() && this._connected && !this._credentials.asking;
-  }
-
-  private _polling(): boolean {
-    const { pollAfter } = this._settings;
-    const { phase, misses } = this._link;
-    return pollAfter > 0 && misses >= pollAfter && phase !== "up" && this._connected && this._over === null;
-  }
-
-  private _idle(now: number): void {
-    if (this._wanted() || this._link.phase !== "up") this._idleAt = null;
-    else if (this._idleAt === null) this._idleAt = now + this._settings.timing.idleMs;
-    else if (now >= this._idleAt) this._leave(now, 0);
-  }
-
-  // ── the program and its surroundings ──────────────────────────────────────────────────────────────────────────────
-
-  private _show(now: number): void {
-    if (this._foreground) return this._nudge(now, now);
-    this._foreground = true;
-    this._connected = true; // what was said before may be old; if it is still so, it is said again
-    this._poller.hurry();
-    const absentMs = now - this._hiddenAt;
-    const { phase } = this._link;
-    if (phase !== "down" && phase !== "dying") {
-      if (!this._link.outlives(now, absentMs)) this._leave(now, 0);
-      else this._probe(now);
-    }
-    this._link.hurry(now);
-  }
-
-  private _nudge(now: number, at: number): void {
-    if (!this._foreground) return;
-    if (this._link.phase === "up") this._probe(now);
-    else this._link.hurry(at);
-  }
-
-  private _network(connected: boolean, type: string, now: number): void {
-    const same = connected === this._connected && (type === this._networkType || this._networkType === "");
-    this._connected = connected;
-    this._networkType = type;
-    if (connected && !same) this._nudge(now, now + this._settings.random() * NETWORK_JITTER_MS);
-  }
-
-  private _probe(now: number): void {
-    if (this._link.probe(now)) this._send([{ type: "ping" }]);
-  }
+  const isUp = () => link.phase === "up";
+  const wanted = () => stay || streams.any() || jobs.any();
+  const may = () => wanted() && connected && tokens.next() === NEVER;
+  const polling = () => pollAfter > 0 && link.misses >= pollAfter && !isUp() && connected && !over;
+  const stateNow = (): State => {
+    if (over) return "closed";
+    if (isUp()) return "online";
+    if (!wanted()) return "idle";
+    if (!connected) return "offline";
+    if (link.misses < (pollAfter || 3)) return "connecting";
+    return polling() && poller.works() ? "polling" : "offline";
+  };
 
   // ── the socket ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  private _hello(now: number): void {
-    this._link.opened(now);
-    const hello: Message = { type: "hello", v: 1, client: this._settings.client };
-    if (this._credentials.token !== null) hello.token = this._credentials.token;
-    this._send([hello]);
-  }
+  const send = (messages: Message[]) => {
+    const text = JSON.stringify(messages.length > 1 ? messages : messages[0]);
+    if (text) emit({ do: "send", generation: link.generation, text });
+  };
+  const broken = () => {
+    degraded = false;
+    idleAt = NEVER;
+    streams.interrupt();
+    jobs.interrupt();
+  };
+  const leave = (retryAfterMs?: number | null) => {
+    link.leave(now, retryAfterMs);
+    emit({ do: "close", generation: link.generation });
+    broken();
+  };
+  const probe = () => {
+    if (link.probe(now)) send([{ type: "ping" }]);
+  };
+  const nudge = (at: number) => {
+    if (!foreground) return;
+    if (isUp()) probe();
+    else link.hurry(at);
+  };
+  const save = (at: number) => {
+    const text = streams.unsaved(at);
+    if (text) emit({ do: "save", text });
+  };
+  const end = (api: string, code: string, message: string) => {
+    if (over) return;
+    const because = (over = failure(api, code, message));
+    if (link.alive()) leave();
+    save(NEVER);
+    jobs.fail({ code, message }, true, now);
+    streams.fail(because);
+    if (code !== "closed") emit({ do: "error", failure: because });
+  };
 
-  private _send(messages: Message[]): void {
-    if (messages.length === 0) return;
-    const text = JSON.stringify(messages.length === 1 ? messages[0] : messages);
-    this._out.push({ do: "send", generation: this._link.generation, text });
-  }
+  /** The application has no token to give just now. */
+  const noToken = (because: Failure) => {
+    emit({ do: "error", failure: because });
+    if (link.phase === "down") link.postpone(now);
+    jobs.fail({ code: because.errCode, message: because.errMsg, retryable: true }, false, now);
+  };
+  const refused = (given: string | null, reason: string) => {
+    if (!tokens.refused(given)) end("connect", "unauthenticated", reason);
+  };
 
-  private _leave(now: number, retryAfterMs?: number | null): void {
-    this._link.leave(now, retryAfterMs);
-    this._out.push({ do: "close", generation: this._link.generation });
-    this._broken();
-  }
+  // ── what comes over the socket ────────────────────────────────────────────────────────────────────────────────────
 
-  private _broken(): void {
-    this.degraded = false;
-    this._idleAt = null;
-    this.streams.interrupt();
-    this._cancels.interrupt();
-  }
-
-  private _frame(text: string, now: number): void {
-    let message: Message | null = null;
-    try {
-      message = JSON.parse(text);
-    } catch (error) {
-      return;
-    }
-    if (message === null || typeof message !== "object") return;
-    this._link.heard(now);
-    if (this._link.phase === "greeting" && message.type !== "welcome" && message.type !== "bye") return;
-    switch (message.type) {
-      case "welcome":
-        this._welcome(message, now);
-        break;
-      case "ping":
-        if (this._foreground) this._send([{ type: "pong" }]);
-        break;
-      case "bye":
-        this._bye(message, now);
-        break;
-      case "reply":
-        if (message.id === this._refreshId) {
-          if (!message.ok) this._out.push({ do: "error", failure: failure("refresh", message.error.code, message.error.message, false) });
-        } else if (!this._cancels.replied(message, now, this._out)) this.streams.replied(message, now, this._out);
-        break;
-      case "notice":
-        if (message.kind === "degraded" || message.kind === "restored") this.degraded = message.kind === "degraded";
-        else if (message.kind === "token_expiring") this._credentials.ask(now, this._out, "expiring");
-        else if (message.kind === "jumped") this.streams.receive(message, now, this._out);
-        break;
-      case "subscribed":
-      case "transition":
-      case "snapshot":
-      case "liveness":
-        this.streams.receive(message, now, this._out);
-        break;
-    }
-  }
-
-  private _welcome(message: Message, now: number): void {
-    this._link.welcomed(now, message.ping_interval_ms);
-    this._credentials.accepted();
-    this.streams.welcomed(message.epoch);
-    this._poller.stop(this._calls);
-  }
-
-  private _bye(message: Message, now: number): void {
-    const reason = message.message || message.reason;
-    if (/unauthenticated|expired|auth/.test(message.reason)) {
-      this._refused(this._credentials.token, reason, now);
-      if (this._over === null) this._leave(now, 0);
-    } else if (message.retry === false) {
-      this._end(failure("connect", message.reason, reason, false), now);
+  const bye = (message: Message) => {
+    const sentence = message.message || message.reason;
+    if (/unauthenticated|expired/.test(message.reason)) {
+      refused(tokens.token(), sentence);
+      if (!over) leave(0);
+    } else if (message.retry === false) end("connect", message.reason, sentence);
+    else leave(message.retry_after_ms);
+  };
+  const notice = (message: Message) => {
+    const { kind } = message;
+    if (kind === "degraded" || kind === "restored") degraded = kind === "degraded";
+    else if (kind === "token_expiring") tokens.ask(now, "expiring");
+    else if (kind === "jumped") streams.receive(message, now);
+  };
+  const reply = (message: Message) => {
+    const error: WireError | null = message.ok ? null : message.error;
+    if (message.id === refreshId) {
+      if (error) emit({ do: "error", failure: failure("refresh", error.code, error.message) });
     } else {
-      this._leave(now, message.retry_after_ms);
+      jobs.replied(message, now);
+      streams.replied(message.id, error, now);
     }
-  }
+  };
+  const frame = (message: Message) => {
+    const { type } = message;
+    link.heard(now);
+    if (type === "bye") bye(message);
+    else if (type === "welcome") {
+      link.welcomed(now, message.ping_interval_ms);
+      streams.welcomed(message.epoch);
+      tokens.accepted();
+      poller.hurry();
+    } else if (!isUp()) return;
+    else if (type === "ping") {
+      if (foreground) send([{ type: "pong" }]);
+    } else if (type === "reply") reply(message);
+    else if (type === "notice") notice(message);
+    else if (type !== "pong") streams.receive(message, now);
+  };
+  const opened = () => {
+    link.opened(now);
+    const hello: Message = { type: "hello", v: 1, client: settings.client };
+    const token = tokens.token();
+    if (token !== null) hello.token = token;
+    send([hello]);
+  };
 
-  // ── tokens and calls ──────────────────────────────────────────────────────────────────────────────────────────────
+  // ── HTTP ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  private _token(number: number, token: string | null, because: Failure | null, now: number): void {
-    if (!this._credentials.answered(number, token)) return;
-    if (because !== null) this._noToken(because, now);
-    else if (this._link.phase === "up" && this._foreground) {
-      this._refreshId = ++this._wireId;
-      this._send([{ type: "refresh", id: this._refreshId, token }]);
+  const get = (path: string, done: (error: WireError | null, body: any, then: number) => void) =>
+    jobs.add({ message: null, method: "GET", path, body: null, deadlineAt: now + timing.requestMs, done }, now);
+
+  // ── in the foreground, after every event ──────────────────────────────────────────────────────────────────────────
+
+  const step = () => {
+    if (tokens.overdue(now)) noToken(failure("getToken", "timeout", "timeout", true));
+    jobs.expire(now);
+    save(now);
+    if (wanted() || !isUp()) idleAt = NEVER;
+    else if (now >= (idleAt = Math.min(idleAt, now + timing.idleMs))) leave(0);
+    let due = link.step(now, may());
+    if (due === "failed") {
+      leave();
+      due = link.step(now, may());
     }
-  }
+    if (due === "open" && tokens.ready()) {
+      link.open(now);
+      emit({ do: "open", generation: link.generation });
+    } else if (due === "open") tokens.ask(now);
+    if (polling()) poller.step(now, get);
+    const messages = isUp() ? streams.messages(now, nextId) : [];
+    if (jobs.send(now, isUp(), polling(), tokens.ready() ? tokens.token() : undefined, messages, emit)) tokens.ask(now);
+    send(messages);
+  };
 
-  /** The application has none to give just now. */
-  private _noToken(because: Failure, now: number): void {
-    this._out.push({ do: "error", failure: because });
-    if (this._link.phase === "down") this._link.hindered(now);
-    this._calls.fail(because.errCode, reasonOf(because), false, now, this._out);
-  }
+  const take = (event: Event): void => {
+    switch (event.kind) {
+      case "start":
+        streams.load(event.stored, now);
+        started = true;
+        break;
+      case "connect":
+        stay = true;
+        break;
+      case "subscribe":
+        streams.add(event.taskId, event.mode, event.after, event.waitMs, now);
+        break;
+      case "unsubscribe":
+        streams.remove(event.taskId);
+        break;
+      case "cancel": {
+        const { taskId, reason, key, settle } = event;
+        const done = (error: WireError | null, value: any) => {
+          const because = error && failure("cancel", error.code, error.message, error.retryable, taskId);
+          emit({ do: "settle", settle, failure: because, value });
+        };
+        const path = "/v1/tasks/" + taskId + "/cancel";
+        const body = JSON.stringify({ reason, key });
+        const message = { type: "cancel", task_id: taskId, reason, key };
+        jobs.add({ message, method: "POST", path, body, deadlineAt: now + event.timeoutMs, done }, now);
+        break;
+      }
+      case "get":
+        get(event.path, (error, value) => {
+          const because = error && failure("history", error.code, error.message, error.retryable);
+          emit({ do: "settle", settle: event.settle, failure: because, value });
+        });
+        break;
+      case "show": {
+        const absentMs = now - hiddenAt;
+        if (foreground) return nudge(now);
+        foreground = connected = true; // if there is still no network, that is said again
+        poller.hurry();
+        if (link.alive()) {
+          if (link.outlives(now, absentMs)) probe();
+          else leave(0);
+        }
+        link.hurry(now);
+        break;
+      }
+      case "hide":
+        if (foreground) hiddenAt = now;
+        foreground = false;
+        save(NEVER);
+        break;
+      case "nudge":
+        nudge(now);
+        break;
+      case "network": {
+        const other = event.connected !== connected || (networkType && event.type !== networkType);
+        connected = event.connected;
+        networkType = event.type;
+        if (connected && other) nudge(now + random() * NETWORK_JITTER_MS);
+        break;
+      }
+      case "token": {
+        const { token } = event;
+        if (!tokens.answered(event.number, token)) return;
+        if (event.failure) return noToken(event.failure);
+        if (isUp() && foreground) send([{ type: "refresh", id: (refreshId = nextId()), token }]);
+        break;
+      }
+      case "answered": {
+        const given = jobs.answered(event.number, event.failure, event.answer, now);
+        if (given !== undefined) refused(given, "The server refuses the token.");
+        else if (event.answer && event.answer.status < 300) tokens.accepted();
+        break;
+      }
+      case "forget":
+        streams.forget();
+        emit({ do: "save", text: null });
+        break;
+      case "close":
+        end("ledgerwire", "closed", "the client was closed");
+        break;
+      case "tick":
+        break;
+      default:
+        socket(event);
+    }
+  };
 
-  private _accepted(outcome: Outcome): void {
-    if (outcome.code === null) this._credentials.accepted();
-  }
+  const socket = (event: Event & { generation: number }) => {
+    const { kind, generation } = event;
+    const current = generation === link.generation && link.alive();
+    if (kind === "opened") {
+      // What was given up while it was opening cannot be closed before now.
+      if (!current) emit({ do: "close", generation });
+      else if (foreground) opened();
+      else leave();
+    } else if (kind === "message") {
+      const message = current && parsed(event.text);
+      if (message) frame(message);
+    } else if (kind === "failed") {
+      if (current) leave();
+    } else if (generation === link.generation) {
+      const reason = kind === "refused" ? event.reason : "";
+      link.gone(now, reason);
+      if (reason === "no_socket") link.misses = Math.max(link.misses, pollAfter);
+      broken();
+    }
+  };
 
-  private _refused(token: string | null, reason: string, now: number): void {
-    if (!this._credentials.refused(token)) this._end(failure("connect", "unauthenticated", reason, false), now);
-  }
+  return {
+    state: () => stateNow(),
+    degraded: () => degraded,
+    known: streams.known,
 
-  private _get(ref: number, path: string, now: number): void {
-    const settle = (outcome: Outcome, _now: number, out: Effect[]) => {
-      this._accepted(outcome);
-      const { code, reason, retryable, body } = outcome;
-      const because = code === null ? null : failure("history", code, reason, retryable);
-      out.push({ do: "settle", ref, failure: because, value: body });
-    };
-    this._calls.add("GET", path, null, now + this._settings.timing.requestMs, settle, now, this._out);
-  }
+    /** What to do about an event. `at`: the absolute time in milliseconds. */
+    receive(event: Event, at: number): Effect[] {
+      now = at;
+      const out: Effect[] = (effects = []);
+      if (!over) take(event);
+      else if (event.kind === "opened") socket(event);
+      if (foreground && started && !over) step();
+      const state = stateNow();
+      if (told !== (told = state + degraded)) {
+        emit({ do: "state", state, degraded, failure: over && over.errCode !== "closed" ? over : null });
+      }
+      return out;
+    },
 
-  // ── the end, and what is told of it ───────────────────────────────────────────────────────────────────────────────
+    /** When `tick` is due; null: nothing is. In the background nothing ever is. */
+    next(): number | null {
+      if (!foreground || over || !started) return null;
+      const at = Math.min(
+        link.next(may()), streams.next(isUp()), jobs.next(isUp(), polling(), tokens.ready()), tokens.next(), idleAt,
+        polling() ? poller.next() : NEVER,
+      ); // prettier-ignore
+      return at < NEVER ? at : null;
+    },
+  };
+}
 
-  private _save(): void {
-    if (this.streams.saveAt === null) return;
-    this.streams.saveAt = null;
-    this._out.push({ do: "save", text: this.streams.memory.dump() });
-  }
-
-  private _end(because: Failure, now: number): void {
-    if (this._over !== null) return;
-    this._over = because;
-    const { phase } = this._link;
-    if (phase !== "down" && phase !== "dying") this._leave(now);
-    this._save();
-    this._calls.fail(because.errCode, reasonOf(because), true, now, this._out);
-    this._cancels.fail(because, this._out);
-    this.streams.fail(because, this._out);
-    if (because.errCode !== "closed") this._out.push({ do: "error", failure: because });
-  }
-
-  private _stateNow(): State {
-    const { phase, misses } = this._link;
-    if (this._over !== null) return "closed";
-    if (phase === "up") return "online";
-    if (!this._wanted()) return "idle";
-    if (!this._connected) return "offline";
-    if (misses < (this._settings.pollAfter || 3)) return "connecting";
-    return this._polling() && this._poller.works ? "polling" : "offline";
-  }
-
-  private _tellState(): void {
-    const state = this._stateNow();
-    const told = state + this.degraded;
-    if (told === this._told) return;
-    this._told = told;
-    this.state = state;
-    const because = this._over !== null && this._over.errCode !== "closed" ? this._over : null;
-    this._out.push({ do: "state", state, degraded: this.degraded, failure: because });
+function parsed(text: string): Message | null {
+  try {
+    const message = JSON.parse(text);
+    return message && typeof message === "object" ? message : null;
+  } catch (error) {
+    return null;
   }
 }

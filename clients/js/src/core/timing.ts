@@ -24,12 +24,7 @@ export const DEFAULT_TIMING: Timing = {
 
 /** Full jitter: anywhere between nothing and a ceiling that doubles, so that a crowd does not come back at once. */
 export function backoffMs(attempt: number, timing: Timing, random: () => number): number {
-  const ceiling = Math.min(timing.backoffMostMs, timing.backoffFirstMs * Math.pow(2, Math.min(attempt, 16)));
-  return Math.round(random() * ceiling);
+  return random() * Math.min(timing.backoffMostMs, timing.backoffFirstMs * Math.pow(2, Math.min(attempt, 16)));
 }
 
-/** The earlier of two times; null is never. */
-export function earlier(one: number | null, other: number | null): number | null {
-  if (one === null) return other;
-  return other === null ? one : Math.min(one, other);
-}
+export const NEVER = Infinity;

@@ -4,7 +4,6 @@ import { clock, openSocket, request } from "./web.js";
 
 export function browserPlatform(): Platform {
   return Object.assign({}, clock, {
-    name: "browser",
     connectsPerVisit: Infinity,
     storage: pageStorage,
     request,

@@ -1,6 +1,7 @@
 /** WeChat Cloud Run: the socket by `wx.cloud.connectContainer`, requests by `callContainer`; no domain list is needed. */
+import { messageOf } from "../core/effects.js";
 import type { Platform } from "../platform.js";
-import { answerOf, reasonOf, socketOf, wxPlatform, type WxLike } from "./wx.js";
+import { answerOf, socketOf, wxPlatform, type WxLike } from "./wx.js";
 
 export interface ContainerOptions {
   config: { env: string };
@@ -16,7 +17,6 @@ export function containerPlatform(wx: object, options: ContainerOptions): Platfo
   const { cloud } = wx as WxLike & { cloud: { connectContainer(o: any): any; callContainer(o: any): any } };
   const { config, service, path = "/v1/ws" } = options;
   return Object.assign(wxPlatform(wx), {
-    name: "container",
     connect: (_url: string, timeoutMs: number, events: Parameters<Platform["connect"]>[2]) => {
       const made = Promise.resolve(cloud.connectContainer({ config, service, path, timeout: timeoutMs }));
       return socketOf(made.then((answer) => answer.socketTask), events);
@@ -27,7 +27,7 @@ export function containerPlatform(wx: object, options: ContainerOptions): Platfo
       const asking = cloud.callContainer({ config, path: asked, method, header, data: body === null ? undefined : body, timeout });
       Promise.resolve(asking).then(
         (answer) => done(null, answerOf(answer)),
-        (error) => done(reasonOf(error), null),
+        (error) => done(messageOf(error), null),
       );
     },
   });

@@ -11,7 +11,6 @@ export interface NodeOptions {
 
 export function nodePlatform(options: NodeOptions = {}): Platform {
   return Object.assign({}, clock, {
-    name: "node",
     connectsPerVisit: Infinity,
     storage: options.storage || null,
     request,

@@ -1,7 +1,2 @@
-/** uni-app and Taro: like `wx`, with some callbacks that are there only on some targets. */
-import type { Platform } from "../platform.js";
-import { wxPlatform } from "./wx.js";
-
-export function uniPlatform(uni: object): Platform {
-  return Object.assign(wxPlatform(uni), { name: "uni" });
-}
+/** uni-app and Taro: pass `uni` or `Taro`. They are like `wx`; what some of their targets lack is looked for first. */
+export { wxPlatform as uniPlatform } from "./wx.js";

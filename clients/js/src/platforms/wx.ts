@@ -3,6 +3,7 @@
  * `success` of connectSocket says only that a task was made; a failure may come as onError, as onClose, as both; close
  * before open has no effect; `request` succeeds with any status; nothing says reliably why a socket closed.
  */
+import { messageOf } from "../core/effects.js";
 import type { HttpAnswer, Platform, PlatformEvents, Socket, SocketEvents, Storage } from "../platform.js";
 
 export interface SocketTaskLike {
@@ -14,26 +15,16 @@ export interface SocketTaskLike {
   onError(call: (event: any) => void): void;
 }
 
-/** The methods of `wx` that are used; typed loosely, so that no typings of a platform are needed. */
+/** The methods of `wx` that are used besides onAppShow, onAppHide and onNetworkStatusChange; no typings of a platform are needed. */
 export interface WxLike {
   connectSocket(options: any): any;
   request(options: any): any;
   getStorage?(options: any): any;
   setStorage?(options: any): any;
   removeStorage?(options: any): any;
-  onAppShow?(call: () => void): void;
-  onAppHide?(call: () => void): void;
-  offAppShow?(call: () => void): void;
-  offAppHide?(call: () => void): void;
-  onNetworkStatusChange?(call: (status: { isConnected: boolean; networkType: string }) => void): void;
-  offNetworkStatusChange?(call: (status: any) => void): void;
 }
 
 const CONNECTS_PER_VISIT = 100;
-
-export function reasonOf(error: any): string {
-  return String((error && (error.errMsg || error.message)) || error || "");
-}
 
 /** A socket whose task may come later, or never. */
 export function socketOf(made: SocketTaskLike | Promise<SocketTaskLike>, events: SocketEvents): Socket {
@@ -41,21 +32,21 @@ export function socketOf(made: SocketTaskLike | Promise<SocketTaskLike>, events:
   let left = false;
   const close = () => task!.close({ code: 1000, fail: nothing });
   const use = (given: SocketTaskLike | undefined) => {
-    if (!given || typeof given.onOpen !== "function") return events.refused("connectSocket gave no SocketTask");
+    if (!given || typeof given.onOpen !== "function") return events.refused("no SocketTask");
     task = given;
     task.onOpen(() => events.opened());
     task.onMessage(({ data }) => typeof data === "string" && events.message(data));
-    task.onError((error) => events.failed(reasonOf(error)));
+    task.onError((error) => events.failed(messageOf(error)));
     task.onClose(() => events.closed());
     if (left) close();
   };
   if (made && typeof (made as Promise<SocketTaskLike>).then === "function") {
-    (made as Promise<SocketTaskLike>).then(use, (error) => events.refused(reasonOf(error)));
+    (made as Promise<SocketTaskLike>).then(use, (error) => events.refused(messageOf(error)));
   } else use(made as SocketTaskLike);
   return {
     send(text) {
-      if (task === null) return events.failed("there is no SocketTask yet");
-      task.send({ data: text, fail: (error) => events.failed(reasonOf(error)) });
+      if (task === null) return events.failed("no SocketTask");
+      task.send({ data: text, fail: (error) => events.failed(messageOf(error)) });
     },
     close() {
       left = true;
@@ -67,7 +58,6 @@ export function socketOf(made: SocketTaskLike | Promise<SocketTaskLike>, events:
 export function wxPlatform(wx: object): Platform {
   const api = wx as WxLike;
   return {
-    name: "wx",
     now: () => Date.now(),
     random: () => Math.random(),
     setTimer: (call, ms) => setTimeout(call, ms),
@@ -81,25 +71,23 @@ export function wxPlatform(wx: object): Platform {
         timeout: timeoutMs,
         fail(error: any) {
           refused = true;
-          events.refused(reasonOf(error));
+          events.refused(messageOf(error));
         },
         complete: nothing, // without a callback uni-app gives a promise of something else
       });
       return refused ? { send: nothing, close: nothing } : socketOf(made, events);
     },
     request({ method, url, headers, body, timeoutMs }, done) {
-      const options: { [name: string]: unknown } = {
+      const made = api.request({
         method,
         url,
         header: headers,
         timeout: timeoutMs,
-        dataType: "json",
+        data: body === null ? undefined : body,
         success: (answer: any) => done(null, answerOf(answer)),
-        fail: (error: any) => done(reasonOf(error), null),
-      };
-      if (body !== null) options.data = body;
-      const made = api.request(options);
-      if (made && typeof made.catch === "function") made.catch(nothing); // told to `fail` already
+        fail: (error: any) => done(messageOf(error), null),
+      });
+      quiet(made);
     },
     listen: (events) => listen(api, events),
   };
@@ -122,14 +110,17 @@ export function listen(api: WxLike, events: PlatformEvents): () => void {
   const hide = () => events.hide();
   const network = (status: { isConnected: boolean; networkType: string }) =>
     events.network(status.isConnected, status.networkType);
-  if (api.onAppShow) api.onAppShow(show);
-  if (api.onAppHide) api.onAppHide(hide);
-  if (api.onNetworkStatusChange) api.onNetworkStatusChange(network);
-  return () => {
-    if (api.offAppShow) api.offAppShow(show);
-    if (api.offAppHide) api.offAppHide(hide);
-    if (api.offNetworkStatusChange) api.offNetworkStatusChange(network);
+  const all = (verb: "on" | "off") => {
+    const call = (name: string, listener: unknown) => {
+      const method = (api as any)[verb + name];
+      if (method) method.call(api, listener);
+    };
+    call("AppShow", show);
+    call("AppHide", hide);
+    call("NetworkStatusChange", network);
   };
+  all("on");
+  return () => all("off");
 }
 
 function storageOf(api: WxLike): Storage {
@@ -142,7 +133,7 @@ function storageOf(api: WxLike): Storage {
       })); // prettier-ignore
     },
     set(key, value, failed) {
-      quiet(api.setStorage!({ key, data: value, fail: (error: any) => failed(reasonOf(error)) }));
+      quiet(api.setStorage!({ key, data: value, fail: (error: any) => failed(messageOf(error)) }));
     },
     remove(key) {
       quiet(api.removeStorage!({ key, fail: nothing }));
@@ -150,6 +141,7 @@ function storageOf(api: WxLike): Storage {
   };
 }
 
+/** Some give a promise besides; what it says was told to the callbacks. */
 function quiet(made: any): void {
   if (made && typeof made.catch === "function") made.catch(nothing);
 }

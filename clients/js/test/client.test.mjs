@@ -1,0 +1,318 @@
+import assert from "node:assert/strict";
+import { afterEach, beforeEach, test } from "node:test";
+import WebSocket from "ws";
+import { createClient, nodePlatform } from "../dist/index.js";
+import { TestGateway } from "./gateway.mjs";
+
+const QUICK = { backoffFirstMs: 5, backoffMostMs: 20, unknownMs: 5, pollMs: 10, saveMs: 5, dyingMs: 200, socketLimitMs: 20 };
+const opened = [];
+let gateway;
+
+beforeEach(async () => {
+  gateway = await TestGateway.open();
+});
+
+afterEach(async () => {
+  for (const client of opened.splice(0)) client.close();
+  await gateway.close();
+});
+
+/** A place to keep cursors that outlives a client. */
+function shelf() {
+  const kept = new Map();
+  return {
+    kept,
+    get: (key, done) => done(kept.get(key) ?? null),
+    set: (key, value) => kept.set(key, value),
+    remove: (key) => kept.delete(key),
+  };
+}
+
+function client(options = {}) {
+  const { storage, timing, ...given } = options;
+  const platform = nodePlatform({ WebSocket, storage });
+  const made = createClient({ url: gateway.url, platform, timing: { ...QUICK, ...timing }, ...given });
+  opened.push(made);
+  return made;
+}
+
+/** Subscribes, and keeps all that is told: [handler, seq or code]. `until` resolves when so many have come. */
+function follow(made, taskId, options = {}) {
+  const told = [];
+  const waiting = [];
+  const say = (name) => (given, change) => {
+    told.push([name, given.seq ?? given.errCode, change?.kind]);
+    options[name]?.(given, change);
+    waiting.splice(0).forEach((look) => look());
+  };
+  const names = ["onProgress", "onDone", "onFail", "onCancelled", "onLost", "onGone", "onError"];
+  const handlers = Object.fromEntries(names.map((name) => [name, say(name)]));
+  const subscription = made.subscribe(taskId, { ...options, ...handlers });
+  const until = async (wanted) => {
+    while (!told.some(([name, what]) => `${name} ${what}` === wanted)) await new Promise((resolve) => waiting.push(resolve));
+  };
+  return { told, subscription, until };
+}
+
+function stateOf(made, wanted) {
+  return new Promise((resolve) => {
+    const look = () => made.state === wanted && (made.offStateChange(look), resolve());
+    made.onStateChange(look);
+    look();
+  });
+}
+
+test("a task is followed from its state to its end", async () => {
+  gateway.commit("a", { progress: 10 });
+  const made = client();
+  const { told, subscription, until } = follow(made, "a");
+  await until("onProgress 1");
+  gateway.commit("a", { progress: 60, data: { rows: 6 } });
+  gateway.commit("a", { status: "completed", result: { rows: 10 } });
+  const task = await subscription.done();
+  assert.deepEqual([task.status, task.progress, task.data, task.result], ["completed", 60, { rows: 6 }, { rows: 10 }]);
+  assert.deepEqual(told, [["onProgress", 1, "snapshot"], ["onProgress", 2, "transition"], ["onDone", 3, "transition"]]);
+});
+
+test("after a break it goes on after its cursor, and nothing is missed", async () => {
+  gateway.commit("a");
+  const { told, until } = follow(client(), "a");
+  await until("onProgress 1");
+  gateway.cut();
+  gateway.commit("a");
+  gateway.commit("a", { status: "failed", error: { reason: "disk" } });
+  await until("onFail 3");
+  assert.deepEqual(told.map(([, seq]) => seq), [1, 2, 3]);
+  const again = gateway.frames.filter(({ type }) => type === "subscribe").at(-1);
+  assert.deepEqual(again.tasks, [{ task_id: "a", after: { epoch: "e-1", seq: 1 } }]);
+});
+
+test("a task that nobody knows is gone after five answers, and only then", async () => {
+  const { told, subscription, until } = follow(client(), "nobody-knows");
+  await until("onGone gone");
+  assert.equal(gateway.frames.filter(({ type }) => type === "subscribe").length, 5);
+  assert.deepEqual(told.map(([name]) => name), ["onGone"]);
+  await assert.rejects(subscription.done(), { errMsg: "subscribe:fail nobody knows this task", errCode: "gone", task_id: "nobody-knows" });
+});
+
+test("a task that is not there yet is waited for", async () => {
+  const { told, until } = follow(client(), "later", { waitMs: 60_000 });
+  await gateway.frame(({ type }) => type === "subscribe");
+  gateway.commit("later", { status: "completed" });
+  await until("onDone 1");
+  assert.deepEqual(told, [["onDone", 1, "transition"]]);
+});
+
+test("a handler that throws harms nobody, and is told of", async () => {
+  gateway.commit("a");
+  const made = client();
+  const failures = [];
+  made.onError((failure) => failures.push(failure));
+  made.onError(() => {
+    throw new Error("from onError");
+  });
+  made.subscribe("a", { onProgress: () => assert.fail("from a handler") });
+  const { until } = follow(made, "a");
+  await until("onProgress 1");
+  assert.deepEqual([failures[0].errMsg, failures[0].errCode, failures[0].task_id], ["handler:fail from a handler", "handler", "a"]);
+  gateway.commit("a", { status: "completed" });
+  await until("onDone 2");
+});
+
+test("who comes late to an ended task is told how it ended", async () => {
+  gateway.commit("a", { status: "completed", result: 1 });
+  const made = client();
+  await follow(made, "a").subscription.done();
+  const late = follow(made, "a");
+  assert.equal((await late.subscription.done()).result, 1);
+  assert.deepEqual(late.told, [["onDone", 1, "known"]]);
+});
+
+test("a new program shows what was stored, then goes on with what was missed", async () => {
+  const storage = shelf();
+  gateway.commit("a", { progress: 10 });
+  const before = client({ storage });
+  await follow(before, "a").until("onProgress 1");
+  before.close();
+  gateway.commit("a", { progress: 20 });
+  const { told, until } = follow(client({ storage }), "a");
+  await until("onProgress 2");
+  assert.deepEqual(told, [["onProgress", 1, "known"], ["onProgress", 2, "transition"]]);
+});
+
+test("what is forgotten is not shown to the next user", async () => {
+  const storage = shelf();
+  gateway.commit("a");
+  const made = client({ storage });
+  await follow(made, "a").until("onProgress 1");
+  made.close();
+  const other = client({ storage });
+  other.forget();
+  assert.equal(storage.kept.size, 0);
+});
+
+test("a refused token is asked for once more, then the client stops and says why", async () => {
+  gateway.tokens = ["good"];
+  gateway.commit("a");
+  const asked = [];
+  const tokens = ["stale", "good", "worse", "worst"];
+  const made = client({ getToken: ({ reason }) => (asked.push(reason), Promise.resolve(tokens.shift())) });
+  const { until, told, subscription } = follow(made, "a");
+  await until("onProgress 1");
+  assert.deepEqual(asked, ["start", "refused"]);
+  gateway.tokens = ["another"];
+  gateway.cut();
+  await stateOf(made, "closed");
+  assert.deepEqual(asked, ["start", "refused", "refused"]);
+  assert.deepEqual(told.at(-1).slice(0, 2), ["onError", "unauthenticated"]);
+  await assert.rejects(subscription.done(), { errCode: "unauthenticated", errMsg: "connect:fail Goodbye: unauthenticated." });
+});
+
+test("a token that is about to expire is replaced on the open connection", async () => {
+  const tokens = ["first", "second"];
+  const made = client({ getToken: () => tokens.shift() });
+  await made.connect();
+  gateway.say({ type: "notice", kind: "token_expiring" });
+  const refresh = await gateway.frame(({ type }) => type === "refresh");
+  assert.equal(refresh.token, "second");
+  assert.equal(gateway.upgrades, 1);
+});
+
+test("many questions at once share one token", async () => {
+  gateway.tokens = ["good"];
+  let asked = 0;
+  const getToken = () => new Promise((resolve) => setImmediate(() => resolve((asked += 1) && "good")));
+  const made = client({ getToken });
+  await Promise.all([made.connect(), made.history(), made.history({ owner: "alice", status: ["running", "failed"], limit: 5 })]);
+  assert.equal(asked, 1);
+  assert.match(gateway.requests.at(-1).url, /owner=alice&status=running%2Cfailed&limit=5$/);
+});
+
+test("bye says whether to return, whatever the close code", async () => {
+  const made = client();
+  await made.connect();
+  gateway.bye(4000, "shutting_down", true, 1);
+  await gateway.frame(() => gateway.upgrades === 2);
+  await stateOf(made, "online");
+  gateway.bye(4502, "unsupported_version", false);
+  await stateOf(made, "closed");
+  await assert.rejects(made.history(), { errCode: "closed" });
+  assert.equal(gateway.upgrades, 2);
+});
+
+test("pings are answered at once", async () => {
+  await client().connect();
+  gateway.say({ type: "ping" });
+  await gateway.frame(({ type }) => type === "pong");
+});
+
+test("without sockets states are polled, cancels go over HTTP, and a socket is taken when there is one", async () => {
+  gateway.sockets = false;
+  gateway.commit("a", { progress: 5 });
+  const made = client();
+  const { told, until } = follow(made, "a");
+  await until("onProgress 1");
+  assert.equal(made.state, "polling");
+  gateway.commit("a");
+  gateway.commit("a");
+  await until("onProgress 3");
+  assert.deepEqual(told.at(-1), ["onProgress", 3, "jumped"]);
+  assert.equal((await made.cancel("a")).cancel.stage, "recorded");
+  await until("onProgress 4");
+  gateway.sockets = true;
+  await stateOf(made, "online");
+  gateway.commit("a", { status: "cancelled", cancel: { stage: "honoured", reason: null } });
+  await until("onCancelled 5");
+  assert.deepEqual(told.at(-1), ["onCancelled", 5, "transition"]);
+});
+
+test("polls too stop after five answers that nobody knows the id", async () => {
+  gateway.sockets = false;
+  const { until } = follow(client(), "nobody-knows");
+  await until("onGone gone");
+  assert.equal(gateway.requests.length, 5);
+});
+
+test("a cancel tells each stage that it reaches", async () => {
+  gateway.commit("a");
+  const made = client();
+  await follow(made, "a").until("onProgress 1");
+  const stages = [];
+  const last = new Promise((resolve) => {
+    made.cancel("a", { reason: "changed my mind", onStage: (stage) => stages.push(stage) === 3 && resolve() }).then((receipt) => {
+      assert.equal(receipt.cancel.stage, "recorded");
+      gateway.commit("a", { status: "cancelling", cancel: { stage: "delivered", reason: null } });
+      gateway.commit("a", { status: "cancelled", cancel: { stage: "honoured", reason: null } });
+    });
+  });
+  await last;
+  assert.deepEqual(stages, ["recorded", "delivered", "honoured"]);
+});
+
+test("a cancel that no answer comes to fails in time", async () => {
+  gateway.sockets = false;
+  const made = client({ pollAfter: 0 });
+  await assert.rejects(made.cancel("a", { timeoutMs: 50 }), { errMsg: "cancel:fail timeout", errCode: "timeout", retryable: true });
+});
+
+test("wx style: with callbacks nothing is returned", async () => {
+  gateway.commit("a");
+  const made = client();
+  const page = await new Promise((resolve, reject) => {
+    assert.equal(made.history({ owner: "x", success: resolve, fail: reject }), undefined);
+  });
+  assert.equal(page.tasks[0].task_id, "a");
+});
+
+test("several watchers of one task share one subscription, and the last one ends it", async () => {
+  gateway.commit("a");
+  const made = client();
+  const one = follow(made, "a");
+  const two = follow(made, "a");
+  await Promise.all([one.until("onProgress 1"), two.until("onProgress 1")]);
+  one.subscription.unsubscribe();
+  one.subscription.unsubscribe();
+  gateway.commit("a");
+  await two.until("onProgress 2");
+  assert.equal(one.told.length, 1);
+  two.subscription.unsubscribe();
+  await gateway.frame(({ type }) => type === "unsubscribe");
+  assert.equal(gateway.frames.filter(({ type }) => type === "subscribe").length, 1);
+});
+
+test("what is no task id, and too much, is refused at once", () => {
+  const made = client({ maxTasks: 1 });
+  assert.throws(() => made.subscribe("no spaces please"), { errCode: "bad_task_id" });
+  made.subscribe("constructor");
+  assert.throws(() => made.subscribe("b"), { errCode: "too_many" });
+});
+
+test("a page is given few setData, and always the last state", async () => {
+  gateway.commit("a", { progress: 0 });
+  const shown = [];
+  let unloaded = 0;
+  const page = { setData: ({ task }) => shown.push(task), onUnload: () => (unloaded += 1) };
+  const made = client();
+  const { until } = follow(made, "a");
+  const binding = made.bind(page, "a", "task", { throttleMs: 60_000 });
+  await until("onProgress 1");
+  for (let n = 1; n <= 20; n++) gateway.commit("a", { progress: n });
+  gateway.commit("a", { status: "completed", progress: 100 });
+  await binding.subscription.done();
+  assert.deepEqual(shown.map(({ progress }) => progress), [0, 100]);
+  page.onUnload();
+  assert.equal(unloaded, 1);
+  await assert.doesNotReject(binding.subscription.done());
+});
+
+test("a closed client rejects what is open, and closes its socket", async () => {
+  gateway.commit("a");
+  const made = client();
+  const { subscription, until } = follow(made, "a");
+  await until("onProgress 1");
+  const done = subscription.done();
+  made.close();
+  await assert.rejects(done, { errCode: "closed" });
+  await assert.rejects(made.cancel("a"), { errCode: "closed" });
+  await assert.rejects(made.subscribe("a").done(), { errCode: "closed" });
+});
