@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from playwright.async_api import Browser, BrowserContext, CDPSession, Page, Route
+from playwright.async_api import Browser, BrowserContext, CDPSession, Page
 
 from tests.support.agents import SCENARIOS, Heard, Host, node_host, python_host, shim_host
 from tests.support.door import Door
@@ -226,15 +226,10 @@ class Chromium(Platform):
         assert self._context is not None
         self._page = page = await self._context.new_page()
         self._cdp = await self._context.new_cdp_session(page)
-        await page.route("**/agent", _blank)
-        await page.goto(f"http://127.0.0.1:{self.door.port}/agent")
+        await page.goto(f"http://127.0.0.1:{self.door.port}/blank")
         await page.add_script_tag(path=CLIENT / "dist" / "ledgerwire.global.js")
         await page.add_script_tag(path=SCENARIOS / "agent.cjs")
         options = {"url": self.door.ws, "timing": JS_TIMING}
         await page.evaluate("options => { window.agent = makeAgent(ledgerwire, options, tell); }", options)
         watch = {"do": "watch", "task_id": self._task_id, "wait_ms": 60_000}
         await page.evaluate("command => window.agent.act(command)", watch)
-
-
-async def _blank(route: Route) -> None:
-    await route.fulfill(content_type="text/html", body="<!doctype html><title>agent</title>")

@@ -25,7 +25,7 @@ from typing import Any, Final, TypeAlias
 
 Step: TypeAlias = tuple[str, Any]
 
-JOINED: Final[list[Step]] = [("report", 3), ("seen", None)]
+JOINED: Final[list[Step]] = [("report", 3), ("state", "online"), ("seen", None)]
 
 
 def background(seconds: int, **faults: object) -> list[Step]:
@@ -67,7 +67,7 @@ SCENARIOS: Final[dict[str, list[Step]]] = {
         ("polled", None), ("faults", {"sockets": 5}), ("report", 1), ("seen", None), ("occupy", 0), ("end", None),
     ],
     "no socket for a time: polling, and back": [
-        *JOINED, ("state", "online"), ("shut", None), ("break", None), ("state", "polling"), ("report", 2),
+        *JOINED, ("shut", None), ("break", None), ("state", "polling"), ("report", 2),
         ("polled", None), ("open", None), ("state", "online"), ("report", 1), ("seen", None), ("end", None),
     ],
 }  # fmt: skip

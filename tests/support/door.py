@@ -1,4 +1,8 @@
-"""A way to a gateway for one client: it can refuse WebSockets while HTTP passes, and its link can be made to fail."""
+"""A way to a gateway for one client: it can refuse WebSockets while HTTP passes, and its link can be made to fail.
+
+It has one page of its own, `/blank`, so that a browser's page has the gateway's origin and is really loaded from there:
+Chromium lets no page of unknown whereabouts connect to this machine.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ from typing import Final, Self
 from tests.support.proxy import Link, Proxy
 
 HEAD_BYTES: Final = 65_536
+BLANK: Final = b"<!doctype html><title>blank</title>"
+PAGE: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n%s" % (len(BLANK), BLANK)
 REFUSAL: Final = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -56,6 +62,10 @@ class Door:
         task.add_done_callback(self._tasks.discard)
         try:
             head = await reader.readuntil(b"\r\n\r\n")
+            if head.startswith(b"GET /blank "):
+                writer.write(PAGE)
+                await writer.drain()
+                return
             if self.shut and b"upgrade: websocket" in head.lower():
                 self.refused += 1
                 writer.write(REFUSAL)
@@ -76,7 +86,7 @@ class Door:
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
             pass  # one side is gone, or the door is closed
         finally:
-            writer.transport.abort()
+            writer.close()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
