@@ -4,43 +4,81 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from gateway.protocol.errors import BYES
 from gateway.protocol.messages import TYPES
 from ledger import epoch
 from tests.support import vectors
-from tests.support.gateway import ROOT, Peer, in_process
+from tests.support.gateway import ROOT, Gateway, Peer, in_process
 from tests.support.limits import generous
-from tests.support.postgres import address_of, through
+from tests.support.postgres import Cluster, address_of, temporary_database, through
 from tests.support.proxy import Link, Proxy
 from tests.support.vectors import Vector, comparable, text_of
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 ALL = [vectors.read(name) for name in vectors.names()]
 SERVED = [vector for vector in ALL if vector.not_by_the_server is None]
+WORLD = frozenset({"database", "epoch"})
+DISTURBED = [vector for vector in SERVED if vector.gateway or any(word in WORLD for word, _ in vector.steps)]
+CALM = [vector for vector in SERVED if vector not in DISTURBED]
 
 
-@pytest.mark.parametrize("vector", SERVED, ids=lambda vector: vector.name)
-async def test_conversation_goes_as_written(vector: Vector, database: str, tmp_path: Path) -> None:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def undisturbed(cluster: Cluster) -> AsyncIterator[Gateway]:
+    """One gateway for all conversations in which nothing happens to it."""
+    async with temporary_database(cluster) as dsn, in_process(dsn) as running:
+        yield running
+
+
+@pytest.mark.parametrize("vector", CALM, ids=lambda vector: vector.name)
+async def test_conversation_goes_as_written(vector: Vector, undisturbed: Gateway) -> None:
     """What a connection sends is sent as it stands; what it gets is what comes back next."""
+    await hold(vector, undisturbed, None)
+
+
+@pytest.mark.parametrize("vector", DISTURBED, ids=lambda vector: vector.name)
+async def test_conversation_with_a_fault_goes_as_written(vector: Vector, cluster: Cluster, tmp_path: Path) -> None:
+    """The same with a gateway of its own, to which things happen, or which is set otherwise."""
+    async with temporary_database(cluster) as database, Proxy(address_of(database)) as proxy:
+        async with in_process(through(database, proxy.port), **settings_of(vector, tmp_path)) as gateway:
+            await hold(vector, gateway, World(database, proxy))
+
+
+@dataclass(frozen=True)
+class World:
+    """What is behind a gateway."""
+
+    database: str
+    proxy: Proxy
+
+    async def turn(self, word: str, content: str) -> None:
+        if word == "database":
+            self.proxy.set({"away": Link.RESET, "back": Link.PASS}[content])
+        else:
+            assert (word, content) == ("epoch", "new")
+            await epoch.begin(generous(), self.database)
+
+
+async def hold(vector: Vector, gateway: Gateway, world: World | None) -> None:
+    """Say what the clients say, and compare what the gateway answers."""
     received = 0
     async with AsyncExitStack() as stack:
-        proxy = await stack.enter_async_context(Proxy(address_of(database)))
-        settings = settings_of(vector, tmp_path)
-        gateway = await stack.enter_async_context(in_process(through(database, proxy.port), **settings))
         peers: dict[str, Peer] = {}
         epochs: list[str] = []
         for word, content in vector.steps:
             who, act = word[:-1], word[-1]
-            if word == "database":
-                proxy.set({"away": Link.RESET, "back": Link.PASS}[content])
-            elif word == "epoch":
-                assert content == "new"
-                await epoch.begin(generous(), database)
+            if word in WORLD:
+                assert world is not None
+                await world.turn(word, content)
             elif act in "<>" and who not in peers:
                 peers[who] = await stack.enter_async_context(gateway.client(hello=False))
             if act == ">":
@@ -69,7 +107,7 @@ def settings_of(vector: Vector, folder: Path) -> dict[str, Any]:
     return given
 
 
-def test_every_message_has_a_vector() -> None:
+async def test_every_message_has_a_vector() -> None:
     """What the gateway takes, and what it says as its code has it: a new message needs a conversation."""
     sent, got, notices, byes = set[str](), set[str](), set[str](), set[str]()
     for vector in ALL:

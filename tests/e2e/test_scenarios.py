@@ -29,6 +29,12 @@ PING_SECONDS: Final = 1.0
 ENVIRONMENT: Final = {"LEDGERWIRE_DRAIN_SECONDS": "0.5", "LEDGERWIRE_PING_INTERVAL_SECONDS": str(PING_SECONDS)}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def package() -> None:
+    """The JavaScript client, built before anything waits for it."""
+    built()
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(cluster: Cluster) -> AsyncIterator[Gateway]:
     """A gateway that stays."""
@@ -63,7 +69,6 @@ async def test_every_client_survives_its_gateway(
 @asynccontextmanager
 async def clients(gateway: Gateway, browser: Browser, folder: Path) -> AsyncIterator[list[Platform]]:
     """One of each kind."""
-    built()
     port = gateway.port
     async with AsyncExitStack() as stack:
         made: list[Platform] = [MiniProgram(port), Chromium(port, browser), Node(port, folder), Python(port, folder)]
@@ -120,9 +125,9 @@ class Stage:
             case "gateway":
                 await self.gateway_is(value)
             case "network" | "faults" | "occupy":
-                await self.each(lambda platform: getattr(platform, do)(value))  # type: ignore[no-any-return]
+                await self.each(lambda platform: getattr(platform, do)(value))
             case _:
-                await self.each(lambda platform: getattr(platform, do)())  # type: ignore[no-any-return]
+                await self.each(lambda platform: getattr(platform, do)())
 
     async def report(self, **members: Any) -> None:
         """One transition, sent until it is committed."""

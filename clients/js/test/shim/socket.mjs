@@ -85,7 +85,7 @@ export class Socket {
 
   /** @param {WebSocket.RawData} data @param {boolean} binary */
   _message(data, binary) {
-    if (this.stranded || this.device.hole || this.state === "ended") return;
+    if (this._swallowed() || this.state === "ended") return;
     const bytes = /** @type {Buffer} */ (data);
     this._later(() => {
       const content = binary ? this.process.buffer(bytes) : bytes.toString();
@@ -99,6 +99,12 @@ export class Socket {
     const opening = this.state === "opening";
     this._cut();
     this._tellFailure(opening && /Unexpected server response/.test(why) ? "Invalid HTTP status" : why);
+  }
+
+  /** Whether nothing passes. A stream that has lost a piece never goes on: what is after it waits for ever. */
+  _swallowed() {
+    if (this.device.hole) this.stranded = true;
+    return this.stranded;
   }
 
   /** @param {number} code @param {string} reason */
@@ -153,7 +159,7 @@ export class Socket {
     }
     this._sent.push(now);
     this.device.counts.sent.push(String(option.data));
-    if (!this.stranded && !this.device.hole) this._socket.send(option.data);
+    if (!this._swallowed()) this._socket.send(option.data);
     succeed(this.process, option, { errMsg: "sendSocketMessage:ok" });
   }
 
