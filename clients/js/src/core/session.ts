@@ -133,7 +133,7 @@ export function makeSession(settings: Settings) {
   const notice = (message: Message) => {
     const { kind } = message;
     if (kind === "degraded" || kind === "restored") degraded = kind === "degraded";
-    else if (kind === "token_expiring") tokens.ask(now, "expiring");
+    else if (kind === "token_expiring" && foreground) tokens.ask(now, "expiring");
     else if (kind === "jumped") streams.receive(message, now);
   };
   const reply = (message: Message) => {
