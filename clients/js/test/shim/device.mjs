@@ -1,7 +1,7 @@
 // A phone: what outlives a mini-program's process (storage, network), its faults, and what it has counted.
 
 /**
- * What a device does wrong. Each is a fact or a report of docs/mini-program.md; the defaults are the kind device.
+ * What a device does wrong. Each stands in WeChat's documentation or was reported of real devices; the defaults are kind.
  *
  * @typedef {object} Faults
  * @property {number} suspendAfterMs how long after it was hidden the JavaScript of a process stops
