@@ -200,6 +200,10 @@ export interface Callbacks<T> {
   complete?: (result: T | Failure) => void;
 }
 
+/** With at least one of them. */
+export type SomeCallback<T> = Callbacks<T> &
+  (Required<Pick<Callbacks<T>, "success">> | Required<Pick<Callbacks<T>, "fail">> | Required<Pick<Callbacks<T>, "complete">>);
+
 /** Why a token is asked for. */
 export interface TokenContext {
   reason: "start" | "expiring" | "refused";
@@ -286,11 +290,11 @@ export interface Client {
   /** Throws a Failure when `taskId` is not one, or there are too many. */
   subscribe(taskId: string, options?: SubscribeOptions): Subscription;
   cancel(taskId: string, options?: CancelOptions): Promise<Receipt>;
+  history(options: HistoryOptions & SomeCallback<HistoryPage>): void;
   history(options?: HistoryOptions): Promise<HistoryPage>;
-  history(options: HistoryOptions & Callbacks<HistoryPage>): void;
   /** Connect now and stay connected, also with nothing to watch. */
+  connect(callbacks: SomeCallback<void>): void;
   connect(): Promise<void>;
-  connect(callbacks: Callbacks<void>): void;
   onStateChange(listener: (change: StateChange) => void): void;
   /** Without a listener: all of them. */
   offStateChange(listener?: (change: StateChange) => void): void;
