@@ -18,7 +18,7 @@ import pytest
 from tests.support.gateway import ROOT
 
 CLIENT: Final = ROOT / "clients" / "js"
-NODE_MAJOR: Final = 20
+NODE_MAJOR: Final = 18
 INSTALL_SECONDS: Final = 240
 SOURCES: Final = ("package.json", "package-lock.json", "tsconfig.json", "scripts/**/*", "src/**/*")
 

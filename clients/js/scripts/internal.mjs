@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
 // Members of messages that are one word; those of several words have a "_", and are never shortened.
-const WIRE = "type id ok error code message retryable task tasks after epoch seq mode token client v verdict recovered waiting from to reason kind detail key stage status body";
+const WIRE = "type id ok error code message retry retryable task tasks after epoch seq mode token client v verdict recovered waiting from to reason kind detail key stage status body";
 const BUILT_IN = [Array, String, Object, Promise, JSON, Math, Number, Date, RegExp, Function];
 const IDENTIFIER = /[A-Za-z$_][\w$]*/g;
 

@@ -82,7 +82,7 @@ def _named_time(response: Response) -> float | None:
 
 def is_unauthenticated(error: Exception) -> bool:
     """Whether the gateway has not taken the token."""
-    return isinstance(error, Said) and error.bye.reason == "unauthenticated"
+    return isinstance(error, Said) and error.bye.reason in {"unauthenticated", "token_expired"}
 
 
 def of_conversation(error: Exception, *, renewable: bool) -> Ending:
