@@ -150,7 +150,7 @@ def waits(message: dict[str, Any], task: dict[str, Any]) -> bool:
     return bool(task.get("wait_ms", message.get("wait_ms", 0)))
 
 
-def test_every_kind_of_change_is_shown() -> None:
+async def test_every_kind_of_change_is_shown() -> None:
     """In some conversation, to every client."""
     lines = [(word, said) for vector in VECTORS for word, said in vector.steps if word[:-1] in vector.app]
     shown = {said.get("change") or next(iter(said)) for word, said in lines if word.endswith("=")}

@@ -37,7 +37,7 @@ class Vector:
     about: str
     steps: list[Step]
     gateway: dict[str, Any] = field(default_factory=dict)
-    """How it is set: `ping_interval_ms`, `max_connections`, `pings_per_second`, `tokens` or `jwt` (true: it wants one)."""
+    """How it is set: `ping_interval_ms`, `max_connections`, `pings_per_second`; `tokens` or `jwt`: it wants one."""
     app: list[str] = field(default_factory=lambda: ["client"])
     """The connections that the application under test opens, in order."""
     not_by_the_server: str | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from gateway.limits.allowance import FRAME_BYTES, REFUSALS, REFUSALS_PER_SECOND, Allowance
@@ -303,3 +305,47 @@ def test_a_limit_that_cannot_be_meant_is_refused(name: str, text: str, wanted: s
         Limits.from_environment({f"LEDGERWIRE_LIMIT_{name}": text})
     assert error.value.sentence.startswith(f"LEDGERWIRE_LIMIT_{name} is ")
     assert wanted in error.value.sentence
+
+
+@pytest.mark.parametrize("per_second", [0, 0.1, 3, 100])
+def test_a_bucket_says_beforehand_whether_it_will_give(per_second: float) -> None:
+    """And gives nothing by saying so."""
+    bucket, dice = Bucket(per_second), random.Random(7)
+    now, answers = 0.0, set[bool]()
+    for _ in range(500):
+        now += dice.choice([0.0, 0.01, 0.3])
+        amount = dice.choice([1, 2, 50])
+        would = bucket.has(amount, now)
+        answers.add(would)
+        assert would is (bucket.take(amount, now) == 0.0)
+    assert answers == ({True} if not per_second else {True, False})
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(address_connections=3, address_opening=0, address_connects_per_second=0),
+        Limits(address_connections=0, address_opening=2, address_connects_per_second=0),
+        Limits(address_connections=0, address_opening=0, address_connects_per_second=2),
+    ],
+)
+def test_whether_one_more_may_enter_is_said_beforehand(limits: Limits) -> None:
+    """For any address, known or not, and without counting anything."""
+    quotas, dice = Quotas(limits, anonymous=True), random.Random(7)
+    inside: list[Allowance] = []
+    now, answers = 0.0, set[bool]()
+    for _ in range(500):
+        now += 0.1
+        address = dice.choice([None, "a", "b"])
+        would, counted = quotas.would_enter(address, now), dict(quotas.limited)
+        assert quotas.limited == counted
+        answers.add(would)
+        try:
+            inside.append(Allowance(quotas, address, now))
+        except ProtocolError:
+            assert not would
+        else:
+            assert would
+        if len(inside) > 6:
+            inside.pop(dice.randrange(len(inside))).close(now)
+    assert answers == {True, False}
