@@ -283,7 +283,7 @@ class Lives(RuleBasedStateMachine):
     def beat(self, task: str, attempt: int | None) -> None:
         """A worker is there, of this attempt or of another."""
         name = self.name(task)
-        self.run(self.world.fetch(query("beat"), [task_key(TENANT, name)], [attempt]))
+        self.run(self.world.fetch(query("beat"), [task_key(TENANT, name)], [attempt], [None]))
         self.lives[name].beat(attempt, self.now)
 
     @rule()
