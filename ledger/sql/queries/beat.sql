@@ -1,5 +1,5 @@
--- $1 keys, $2 attempts (null: any), $3 conditions on the row (null: none): these workers are still there. No transition. A beat of an attempt that was replaced
--- keeps nothing alive. Returned are those whose row is being written, which this statement does not wait for: one task
+-- $1 keys, $2 attempts (null: any), $3 conditions on the row (null: none): these workers are still there. No transition. A
+-- beat of an attempt that was replaced keeps nothing alive. Returned are those whose row is being written, which this statement does not wait for: one task
 -- that somebody holds must not cost the others their beats.
 with leased as materialized (
     select t.key, b.attempt
