@@ -21,7 +21,7 @@ SOCKETS: Final = web.AppKey("sockets", WebSockets)
 routes = web.RouteTableDef()
 
 
-@routes.get("/v1/ws")
+@routes.get("/v1/ws", allow_head=False)
 async def ws(request: web.Request) -> web.StreamResponse:
     """The WebSocket, where the door has left the upgrade to aiohttp (`gateway.http.door`)."""
     if request.headers.get(hdrs.UPGRADE, "").lower() != "websocket":
