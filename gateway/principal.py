@@ -71,7 +71,8 @@ def parse_grant(words: str) -> Grant:
         ids = tuple(named.split(","))
         if len(ids) <= LISTED_IDS and all(TASK_ID.fullmatch(each) for each in ids):
             return Grant(verbs=frozenset(verbs), over="id", names=ids)
-    if equals and kind in {"prefix", "kind"} and 1 <= len(named) <= NAME_CHARACTERS:
+    # What PostgreSQL cannot hold must not get into a statement that is about others, too.
+    if equals and kind in {"prefix", "kind"} and 1 <= len(named) <= NAME_CHARACTERS and named.isprintable():
         return Grant(verbs=frozenset(verbs), over="prefix" if kind == "prefix" else "kind", names=(named,))
     raise GrantError(
         f"After the colon of a grant comes own, all, id=… (up to {LISTED_IDS} task ids with commas), prefix=… or kind=…"

@@ -34,7 +34,7 @@ class Tickets:
         return bool(await self._lane.fetch(query("new_ticket"), digest, *who, most, seconds, label="ticket"))
 
     async def take(self, digest: bytes) -> Ticket | None:
-        """Use a ticket; None where it was used before, is too old, or was never given."""
+        """Use a ticket; None where it was used before, was never given, or its time or that of its token is over."""
         rows = await self._lane.fetch(query("take_ticket"), digest, label="ticket")
         if not rows or not rows[0]["good"]:
             return None

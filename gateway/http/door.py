@@ -115,8 +115,12 @@ class Door(asyncio.Protocol):
         """As asyncio's: let it in, or hand it over."""
         self._leave()
         doors, transport = self._doors, self._transport
+        peer = transport.get_extra_info("peername")
+        if peer is None:  # it has cut the line behind what it has sent; the system does not know any more who it was
+            transport.abort()
+            return
         asked = plain_upgrade(data)
-        client = None if asked is None else self._client(asked.headers)
+        client = None if asked is None else self._client(peer[0], asked.headers)
         allowance = None if asked is None or client is None else self._allowance(asked.headers, client)
         if asked is None or client is None or allowance is None:
             hand_over(transport, doors.runner, data)
@@ -137,11 +141,10 @@ class Door(asyncio.Protocol):
         """Nothing has come, and nothing will."""
         self._transport.close()
 
-    def _client(self, headers: dict[str, str]) -> Client:
-        transport = self._transport
+    def _client(self, peer: str, headers: dict[str, str]) -> Client:
         return self._doors.proxies.client(
-            transport.get_extra_info("peername")[0],
-            "http" if transport.get_extra_info("sslcontext") is None else "https",
+            peer,
+            "http" if self._transport.get_extra_info("sslcontext") is None else "https",
             [headers[name] for name in ("x-forwarded-for",) if name in headers],
             [headers[name] for name in ("x-forwarded-proto",) if name in headers],
         )

@@ -53,7 +53,7 @@ def rations(quotas: Quotas) -> Middleware:
     async def ration(request: web.Request, handler: Handler) -> web.StreamResponse:
         principal = request.get(PRINCIPAL)
         if principal is not None:
-            take = quotas.query if request.method == hdrs.METH_GET else quotas.write
+            take = quotas.write if request.method == hdrs.METH_POST else quotas.query
             try:
                 take(principal.tenant, principal.subject, time.monotonic())
             except ProtocolError as error:

@@ -164,7 +164,7 @@ async def beat(request: web.Request) -> web.Response:
     return web.Response(status=202)
 
 
-@routes.get("/v1/tasks/{task_id}/events")
+@routes.get("/v1/tasks/{task_id}/events", allow_head=False)
 async def events(request: web.Request) -> web.StreamResponse:
     """A task as server-sent events."""
     services, task_id = request.app[SERVICES], _task_id(request)

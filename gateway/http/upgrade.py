@@ -21,7 +21,7 @@ SOCKETS: Final = web.AppKey("sockets", WebSockets)
 routes = web.RouteTableDef()
 
 
-@routes.get("/v1/ws")
+@routes.get("/v1/ws", allow_head=False)
 async def ws(request: web.Request) -> web.StreamResponse:
     """The WebSocket, where the door has left the upgrade to aiohttp (`gateway.http.door`)."""
     if request.headers.get(hdrs.UPGRADE, "").lower() != "websocket":
@@ -32,9 +32,9 @@ async def ws(request: web.Request) -> web.StreamResponse:
         refused.force_close()  # what comes next may be meant as a body, and as a request to somebody else's ears
         return refused
     sockets = request.app[SOCKETS]
-    sockets.services.admission.admit(time.monotonic())
-    allowance = enter(request, sockets.services.quotas)
+    allowance = enter(request, sockets.services.quotas)  # first: who has had his share takes no other's place
     try:
+        sockets.services.admission.admit(time.monotonic())
         transport, unread = await take_over(request)
     except BaseException as error:
         allowance.close(time.monotonic())

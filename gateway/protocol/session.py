@@ -132,6 +132,11 @@ class Session:
         for message in codec.decode(frame):
             if self._closed:
                 return
+            if self.rights is None and not isinstance(message, messages.Hello):
+                self._before_hello += 1
+                if self._before_hello > MESSAGES_BEFORE_HELLO:
+                    yield from self.end(PROTOCOL_ERROR)
+                    return
             try:
                 bye = self._budget.charge(message, now)
                 if bye is not None:
@@ -166,10 +171,6 @@ class Session:
             return (Submit(message.id, report_request(self._reports_of, message)),)
         if isinstance(message, messages.Hello):
             return self._hello(message)
-        if self.rights is None:
-            self._before_hello += 1
-            if self._before_hello > MESSAGES_BEFORE_HELLO:
-                return self.end(PROTOCOL_ERROR)
         if isinstance(message, messages.Ping):
             return [Send(_PONG)]
         if isinstance(message, messages.Pong):

@@ -6,9 +6,11 @@ import asyncio
 import json
 import time
 
+import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from gateway.limits.rates import Limits
 from tests.support.gateway import Gateway, GatewayProcess, Peer, in_process
 
 CROWD = 300
@@ -91,3 +93,23 @@ async def test_one_too_many_is_told_so_after_the_upgrade(database: str) -> None:
                 hints.add((await late.expect("bye", code=4004, reason="overloaded"))["retry_after_ms"])
         assert all(2_500 <= hint <= 7_500 for hint in hints)
         assert len(hints) > 1
+
+
+async def test_who_has_had_his_share_takes_no_other_place(database: str) -> None:
+    """Two may come in at once; one address has one connection, and asks for more as often as it likes."""
+
+    def come(address: str) -> connect:
+        return connect(gateway.ws, compression=None, additional_headers={"X-Forwarded-For": address})
+
+    limits, proxies = Limits(address_connections=1), ("127.0.0.0/8",)
+    async with (
+        in_process(database, limits=limits, trusted_proxies=proxies, connect_rate=1.0) as gateway,
+        come("198.51.100.1"),
+    ):
+        for _ in range(10):
+            with pytest.raises(InvalidStatus, match="429"):
+                await come("198.51.100.1")
+        async with come("198.51.100.2") as socket:
+            peer = Peer(socket)
+            await peer.send(type="hello", v=1)
+            await peer.expect("welcome")

@@ -306,3 +306,15 @@ async def test_who_goes_beyond_a_limit_hurts_nobody_else(party: Party, limit: st
     await party.innocents_go_on()
     await offence
     await party.innocents_go_on()
+
+
+async def test_a_read_without_its_answer_is_a_read(party: Party) -> None:
+    """HEAD costs what GET does, and counts as that."""
+    me = "principal_queries"
+    sent = {"Authorization": f"Bearer {token(me, 'b')}", "X-Forwarded-For": address_of(me)}
+
+    async def ask() -> int:
+        async with party.http.head(f"{party.gateway.http}/v1/tasks", headers=sent) as answer:
+            return answer.status
+
+    assert set(await asyncio.gather(*(ask() for _ in range(150)))) == {200, 429}

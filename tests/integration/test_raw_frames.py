@@ -7,6 +7,8 @@ code is 4503 where the RFC has 1002 or 1007, and 4504 where it has 1009 (docs/pr
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -173,6 +175,16 @@ async def test_upgrades_that_are_not_in_order(place: Place, name: str) -> None:
         if wanted == {400}:
             assert b"HTTP/1.1 200" not in await raw.rest()
     raw.close()
+    await place.goes_on()
+
+
+@pytest.mark.parametrize("name", ["an upgrade", "by POST", "no HTTP"])
+async def test_who_is_gone_before_it_is_looked_at_is_no_fault(place: Place, name: str) -> None:
+    """What was sent can be read, but no longer from whom it was."""
+    for _ in range(50):
+        with socket.create_connection(("127.0.0.1", place.gateway.port)) as gone:
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing cuts the line
+            gone.sendall(HEADS[name][0])
     await place.goes_on()
 
 

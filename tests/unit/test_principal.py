@@ -62,7 +62,8 @@ def test_the_order_of_verbs_does_not_count() -> None:
     "words",
     ["", "watch", ":all", "fly:all", "watch,fly:all", "watch,watch:all", "watch:", "watch:mine", "watch:id=",
      "watch:id=a b", "watch:id=a,", "watch:prefix=", "watch:kind=", "watch:kind", "*,watch:all", "watch:all=x",
-     "watch:prefix=" + "a" * 129, "watch:id=" + ",".join(["a"] * (LISTED_IDS + 1))],
+     "watch:kind=a\0b", "watch:kind=\ud800", "watch:prefix=a\n", "watch:prefix=" + "a" * 129,
+     "watch:id=" + ",".join(["a"] * (LISTED_IDS + 1))],
 )  # fmt: skip
 def test_what_is_no_grant_is_refused(words: str) -> None:
     """Nothing is left out silently: somebody meant something by it."""

@@ -451,3 +451,12 @@ def test_who_does_not_say_hello_gets_few_answers() -> None:
         assert said(ask(made, type="ping")) == [{"type": "pong"}]
     assert ask(made, type="pong")[-1] == Close(PROTOCOL_ERROR)
     assert ask(made, type="ping") == []
+
+
+@pytest.mark.parametrize("slip", ['{"type":"hello"}', '{"type":"subscribe","id":1}', "{"])
+def test_slips_before_hello_are_messages_before_hello(slip: str) -> None:
+    """Answered as often as others, and no more; those that go beyond a rate too."""
+    made = session(budget=Allowance(Quotas(Limits(messages_per_second=1), anonymous=False), None, START))
+    for _ in range(MESSAGES_BEFORE_HELLO):
+        assert [one["type"] for one in said(hear(made, slip))] == ["reply"]
+    assert hear(made, slip)[-1] == Close(PROTOCOL_ERROR)

@@ -179,6 +179,15 @@ async def test_a_ticket_opens_nothing_but_events(http: Http) -> None:
     (await http("POST /v1/tickets", Authorization=f"Bearer {nobody}")).is_problem("forbidden")
 
 
+async def test_a_ticket_does_not_outlive_its_token(dsn: str, http: Http) -> None:
+    """Whose token has ended since is let in no more than by the token."""
+    await http("POST /v1/tasks/outlived/transitions", {"status": "completed"}, **SERVER)
+    ticket = (await http("POST /v1/tickets", **SERVER)).json["ticket"]
+    ended = "update ledger.ticket set token_ends = now() - interval '1 s' where token_ends > now() returning tenant"
+    assert await _rows(dsn, ended) == ["acme"]
+    (await http(f"GET /v1/tasks/outlived/events?ticket={ticket}")).is_problem("unauthenticated")
+
+
 async def test_a_principal_has_so_many_tickets(http: Http) -> None:
     """A bound on rows; another principal is not kept from its own."""
     greedy, other = (

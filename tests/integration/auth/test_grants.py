@@ -15,6 +15,7 @@ from gateway.protocol.messages import TYPES
 from tests.support.gateway import Peer
 from tests.support.http import Http
 from tests.support.tokens import SECRET, token
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -230,3 +231,20 @@ async def test_a_worker_of_a_kind_does_its_work(http: Http) -> None:
         for id_ in (other, mine):
             assert (await http(f"POST /v1/tasks/{id_}/cancel", **server)).status == 200
         await peer.expect("cancel", task_id=mine)
+
+
+async def test_a_grant_that_the_ledger_cannot_hold_costs_nobody_a_beat(http: Http) -> None:
+    """Beats of all tenants are written together, with the grants that they depend on: one issuer must not spoil it."""
+    task_id = f"t-{secrets.token_hex(8)}"
+    worker = {"Authorization": f"Bearer {bearer('acme', 'worker', '*:all')}"}
+    spoilt = "report:kind=a\0b"
+    spoiler = {"Authorization": f"Bearer {bearer('beta', 'worker', spoilt)}"}
+    assert (await http(f"POST /v1/tasks/{task_id}/transitions", {}, **worker)).status == 200
+    reported_at = (await http(f"GET /v1/tasks/{task_id}", **worker)).json["beat_at"]
+
+    async def beaten() -> bool:
+        await http("POST /v1/tasks/spoilt/beat", **spoiler)
+        await http(f"POST /v1/tasks/{task_id}/beat", **worker)
+        return bool((await http(f"GET /v1/tasks/{task_id}", **worker)).json["beat_at"] > reported_at)
+
+    await eventually(beaten, within_seconds=20, every_seconds=0.2)

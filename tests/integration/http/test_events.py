@@ -157,3 +157,16 @@ async def test_events_take_any_bytes_for_a_cursor(http: Http, task_id: str) -> N
     got = await http.raw(head + b"Last-Event-ID: \xff:1\r\n\r\n")
     assert b"event: snapshot" in got
     assert b"event: bye" not in got
+
+
+@pytest.mark.parametrize("path", ["/v1/tasks/{task_id}/events", "/v1/ws"])
+async def test_what_has_no_end_is_not_asked_for_its_head(http: Http, task_id: str, path: str) -> None:
+    """Whatever followed the head would be taken for the next answer on the line, perhaps by somebody else."""
+    await http.report(task_id)
+    heads = [f"{line} HTTP/1.1\r\nHost: localhost\r\n" for line in (f"HEAD {path.format(task_id=task_id)}", "GET /")]
+    upgrade = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    got = await http.raw(f"{heads[0]}Connection: upgrade\r\n{upgrade}\r\n{heads[1]}Connection: close\r\n\r\n".encode())
+    head, _, rest = got.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 405 ")
+    assert b"\r\nAllow: GET\r\n" in head
+    assert rest.startswith(b"HTTP/1.1 200 ")
