@@ -69,6 +69,11 @@ class Parked:
         self.park([entry for entry in batch if entry.key in self._entries])
         return [entry for entry in batch if entry.key not in self._entries]
 
+    def apart_from(self, batch: Sequence[Pending]) -> Sequence[Pending]:
+        """What of the batch has not stepped aside."""
+        aside = set(self.entries)
+        return [entry for entry in batch if entry not in aside]
+
     async def look(self) -> tuple[list[Pending], list[Pending]]:
         """Where it is time to, what is parked no more: to be tried again, in order; and what has waited too long.
 

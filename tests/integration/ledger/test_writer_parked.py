@@ -1,0 +1,35 @@
+"""Requests that step aside for somebody's open transaction, when something else goes wrong too."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ledger.model import Receipt
+from tests.support.ledgers import appends_waiting, ledger, messages, place_held, report, sequences
+from tests.support.node import TENANT, connected
+from tests.support.waiting import eventually
+
+Connection = Any  # asyncpg's own type is generic for type checkers only
+
+
+async def test_what_has_stepped_aside_is_written_once_when_the_link_breaks(database: str) -> None:
+    """The statement of the others is lost just then: nothing is tried or answered twice."""
+    async with ledger(database, append_lock_timeout_ms=300, write_pool_max=1) as it, connected(database) as connection:
+        await asyncio.gather(*(it.receipt(report(name, attempt=1, n=1)) for name in "ab"))
+        await connection.execute(f"select ledger.bind(current_user, '{TENANT}')")
+        told: list[object] = []
+        async with connection.transaction(), place_held(database, "b"):
+            await connection.execute("select ledger.report('a')")
+            it.writer.post(report("a", message="aside"), told.append)
+            it.writer.post(report("b", message="other"), told.append)
+            await eventually(lambda: len(it.writer._shards[0]._parked) == 1)
+            (waiting,) = await eventually(lambda: appends_waiting(database))
+            await connection.execute("select pg_terminate_backend($1)", waiting)
+            await eventually(lambda: it.lane.lost == 1)
+        await it.writer.flush(10)
+        assert it.writer.waiting == 0
+    assert await messages(database) == {"aside": 1, "other": 1}
+    assert len(told) == 2
+    assert all(isinstance(answer, Receipt) for answer in told), told
+    await sequences(database)
