@@ -116,12 +116,12 @@ class Shard:
             self._failures += 1
             if self._failures == 1:
                 log.warning("ledger_unreachable", reason=error.reason, waiting=self.waiting)
-            again = [pending for pending in batch if not pending.done]
+            again = [pending for pending in self._parked.apart_from(batch) if not pending.done]
             await asyncio.sleep(full_jitter(self._failures))
         except Exception:
             # A fault of ours must not end the loop: everybody else's reports depend on it.
             log.exception("writer_fault", requests=len(batch))
-            for pending in batch:
+            for pending in self._parked.apart_from(batch):
                 self._refuse(pending, OutcomeUnknown("The server failed while writing; send the same again."))
             self._heads.states.clear()
             return
@@ -267,6 +267,8 @@ class Shard:
     async def _held_up(self, batch: Sequence[Pending]) -> list[Pending]:
         """An open transaction holds the place of one of these tasks: what is for it steps aside, the rest goes on."""
         rest = await self._parked.part(batch, self._heads.drop)
+        if rest is None and any(entry.deadline <= time.monotonic() for entry in batch):
+            return list(batch)  # somebody holds a whole table: to look for a culprit would take everybody's time
         return await (self._in_halves(batch) if rest is None else self._commit(rest))
 
     async def _in_halves(self, batch: Sequence[Pending]) -> list[Pending]:
