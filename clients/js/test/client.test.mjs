@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
 import WebSocket from "ws";
-import { createClient, nodePlatform } from "../dist/index.js";
+import { createClient as create, nodePlatform } from "../dist/index.js";
 import { TestGateway } from "./gateway.mjs";
 
 const QUICK = { backoffFirstMs: 5, backoffMostMs: 20, unknownMs: 5, pollMs: 10, saveMs: 5, dyingMs: 200, socketLimitMs: 20 };
+// miniprogram.test.mjs holds the file with the shortened names to the same tests.
+const createClient = globalThis.createClientOfTheTest ?? create;
 const opened = [];
 let gateway;
 
