@@ -17,8 +17,6 @@ from tests.support.agents import HOSTS, Heard, Host
 from tests.support.vectors import Vector, text_of
 from tests.support.waiting import WAIT_SECONDS
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-
 VECTORS = [vector for vector in map(vectors.read, vectors.names()) if vector.for_clients]
 SHOWN: Final = frozenset({"change", "liveness", "unknown", "receipt", "degraded", "refused"})
 QUICK: Final[dict[str, dict[str, Any]]] = {
@@ -81,6 +79,7 @@ async def host(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, Host]
         yield request.param, running
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
 async def test_client_holds_the_conversation(vector: Vector, host: tuple[str, Host]) -> None:
     """It says what stands there, shows what stands there, and nothing more."""

@@ -30,9 +30,10 @@ async function miniprogram() {
     mangleProps: internalNames(at("src")),
     logOverride: { "commonjs-variable-in-esm": "silent" },
   });
-  const compress = { passes: 3, pure_getters: true, unsafe: true, unsafe_methods: false, reduce_funcs: false, hoist_funs: true };
+  const compress = { passes: 2, pure_getters: true, unsafe: true, unsafe_methods: false };
   const small = await minify(joined.outputFiles[0].text, { ecma: 5, toplevel: true, compress, mangle: { toplevel: true } });
   mkdirSync(at("miniprogram_dist"));
+  writeFileSync(at("miniprogram_dist", "package.json"), '{"type":"commonjs"}\n'); // else Node takes it for what this package is
   writeFileSync(at("miniprogram_dist", "index.js"), `"use strict";${small.code}\n`);
 }
 

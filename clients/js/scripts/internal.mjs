@@ -4,6 +4,7 @@ import { join } from "node:path";
 
 // Members of messages that are one word; those of several words have a "_", and are never shortened.
 const WIRE = "type id ok error code message retry retryable task tasks after epoch seq mode token client v verdict recovered waiting from to reason kind detail key stage status body";
+const HEADERS = "Authorization";
 const BUILT_IN = [Array, String, Object, Promise, JSON, Math, Number, Date, RegExp, Function];
 const IDENTIFIER = /[A-Za-z$_][\w$]*/g;
 
@@ -13,7 +14,7 @@ const below = (folder) => readdirSync(folder).map((name) => join(folder, name));
 /** A pattern of the names that are used in the client's inside only. `src`: the folder of the sources. */
 export function internalNames(src) {
   const at = (...some) => some.map((name) => join(src, `${name}.ts`));
-  const seen = new Set(WIRE.split(" "));
+  const seen = new Set(`${WIRE} ${HEADERS}`.split(" "));
   for (const one of BUILT_IN) for (const owner of [one, one.prototype ?? {}]) Object.getOwnPropertyNames(owner).forEach((name) => seen.add(name));
   const outside = [...at("types", "platform", "behavior", "binding", "index", "miniprogram"), ...below(join(src, "platforms"))];
   for (const file of outside) names(file).forEach((name) => seen.add(name));

@@ -20,6 +20,7 @@ export function makeClient(platform: Platform, options: t.ClientOptions): t.Clie
   const watchers = dictionary<Watcher[]>();
   const stateListeners = listeners<t.StateChange>();
   const errorListeners = listeners<t.Failure>();
+  const connecting = listeners<t.StateChange>();
   let closedBy: t.Failure | null = null;
 
   const tellError = (because: t.Failure) => {
@@ -44,18 +45,22 @@ export function makeClient(platform: Platform, options: t.ClientOptions): t.Clie
     if (effect.do === "tell") {
       for (const watcher of watchers[effect.taskId] || []) tell(watcher, effect.task, effect.change, effect.cursor, call);
     } else if (effect.do === "over") {
-      const ended = watchers[effect.taskId] || [];
-      delete watchers[effect.taskId];
-      for (const watcher of ended) end(watcher, effect.failure, call);
+      const { taskId, failure: because } = effect;
+      const all = watchers[taskId] || [];
+      // Who subscribed in the handler of the end has been told of nothing yet; its turn comes.
+      const later = all.filter((watcher) => !because && !watcher.task);
+      if (later.length > 0) watchers[taskId] = later;
+      else delete watchers[taskId];
+      for (const watcher of all) if (later.indexOf(watcher) < 0) end(watcher, because, call);
     } else if (effect.do === "settle") {
       effect.settle(effect.failure, effect.value);
     } else if (effect.do === "state") {
       const { state, degraded, failure: error } = effect;
       if (state === "closed") closedBy = error || closed("ledgerwire");
-      for (const listener of stateListeners.all()) call(listener, { state, degraded, error });
+      for (const listener of connecting.all().concat(stateListeners.all())) call(listener, { state, degraded, error });
     } else if (effect.do === "error") tellError(effect.failure);
   };
-  const { session, happened } = perform(
+  const { session, happened, ready } = perform(
     {
       platform,
       url,
@@ -74,6 +79,16 @@ export function makeClient(platform: Platform, options: t.ClientOptions): t.Clie
       connectsPerVisit: platform.connectsPerVisit,
     },
   );
+
+  /** wx style: with a callback nothing is returned. */
+  const asWx = <T>(asked: Promise<T>, { success, fail, complete }: t.Callbacks<T>): any => {
+    if (!success && !fail && !complete) return asked;
+    const then = (callback?: (given: any) => void) => (given: any) => {
+      call(callback, given);
+      call(complete, given);
+    };
+    asked.then(then(success), then(fail));
+  };
 
   /** Why this id cannot be asked for; null: it can. */
   const wrong = (api: string, taskId: string) =>
@@ -103,7 +118,7 @@ export function makeClient(platform: Platform, options: t.ClientOptions): t.Clie
     else {
       watchers[taskId] = (watchers[taskId] || []).concat([watcher]);
       happened({ kind: "subscribe", taskId, mode, after, waitMs });
-      Promise.resolve().then(catchUp);
+      ready.then(catchUp);
     }
     return {
       taskId,
@@ -133,10 +148,10 @@ export function makeClient(platform: Platform, options: t.ClientOptions): t.Clie
     const { reason, timeoutMs = timing.cancelMs, onStage } = how;
     const because = wrong("cancel", taskId);
     if (because) return Promise.reject(because);
-    const reached = onStage ? followStages(taskId, onStage) : null;
     // The same in every repeat, so that one is known as such even after the worker has refused.
     const key = platform.random().toString(36).slice(2) + platform.random().toString(36).slice(2);
     return settled<t.Receipt>("cancel", (settle) => {
+      const reached = onStage ? followStages(taskId, onStage) : null;
       const answered: Settle = (refused, body) => {
         if (reached) reached(refused ? "refused" : body.cancel.stage, !refused);
         if (refused) return settle(refused, null);
@@ -179,10 +194,10 @@ export function makeClient(platform: Platform, options: t.ClientOptions): t.Clie
       const look = () => {
         const state = session.state();
         if (state !== "online" && state !== "closed") return;
-        stateListeners.off(look);
+        connecting.off(look);
         settle(state === "online" ? null : closedBy, undefined);
       };
-      stateListeners.on(look);
+      connecting.on(look);
       happened({ kind: "connect" });
       look();
     });
@@ -230,14 +245,4 @@ function listeners<T>() {
       all = all.filter((one) => listener && one !== listener);
     },
   };
-}
-
-/** wx style: with a callback nothing is returned. */
-function asWx<T>(asked: Promise<T>, { success, fail, complete }: t.Callbacks<T>): Promise<T> | void {
-  if (!success && !fail && !complete) return asked;
-  const then = (callback?: (given: any) => void) => (given: any) => {
-    if (callback) callback(given);
-    if (complete) complete(given);
-  };
-  asked.then(then(success), then(fail));
 }

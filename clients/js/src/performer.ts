@@ -24,9 +24,11 @@ export function perform(around: Surroundings, settings: Settings) {
   const sockets = dictionary<Socket>();
   const storage = storageKey === null ? null : platform.storage;
   const queue: Event[] = [];
-  let busy = false;
+  /** At first: what was stored is read before anything else is dealt with. */
+  let busy = true;
   let timer: unknown = null;
   let stopListening: (() => void) | null = null;
+  let start!: (stored: string | null) => void;
 
   const open = (generation: number) => {
     const gone = (event: Event) => {
@@ -117,7 +119,14 @@ export function perform(around: Surroundings, settings: Settings) {
     }
   };
 
-  const start = (stored: string | null) => happened({ kind: "start", stored });
+  const ready = new Promise<void>((resolve) => {
+    start = (stored) => {
+      queue.unshift({ kind: "start", stored });
+      busy = false;
+      happened({ kind: "tick" });
+      resolve();
+    };
+  });
   stopListening = platform.listen({
     show: () => happened({ kind: "show" }),
     hide: () => happened({ kind: "hide" }),
@@ -126,5 +135,5 @@ export function perform(around: Surroundings, settings: Settings) {
   });
   if (storage) storage.get(storageKey!, start);
   else start(null);
-  return { session, happened };
+  return { session, happened, ready };
 }

@@ -39,17 +39,23 @@ export function useTask(taskId: string | null, options?: Pick<SubscribeOptions, 
     setSeen({ taskId, task: null, failure: null });
     if (taskId === null) return undefined;
     const failed = (failure: Failure) => setSeen((before) => ({ ...before, failure }));
-    const subscription = client.subscribe(taskId, {
-      mode,
-      waitMs,
-      onState: (task) => setSeen({ taskId, task, failure: null }),
-      onGone: failed,
-      onError: failed,
-    });
-    return () => subscription.unsubscribe();
+    try {
+      const subscription = client.subscribe(taskId, {
+        mode,
+        waitMs,
+        onState: (task) => setSeen({ taskId, task, failure: null }),
+        onGone: failed,
+        onError: failed,
+      });
+      return () => subscription.unsubscribe();
+    } catch (refused) {
+      // No task id, or too many: thrown here it would take the whole page away.
+      failed(refused as Failure);
+      return undefined;
+    }
   }, [client, taskId, mode, waitMs]);
   const current = seen.taskId === taskId ? seen : { task: null, failure: null };
-  const cancel = (given?: CancelOptions) => client.cancel(String(taskId), given);
+  const cancel = (given?: CancelOptions) => client.cancel(taskId || "", given);
   return { task: current.task, failure: current.failure, cancel };
 }
 

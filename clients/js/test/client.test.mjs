@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
 import WebSocket from "ws";
-import { createClient, nodePlatform } from "../dist/index.js";
+import { createClient as create, nodePlatform } from "../dist/index.js";
 import { TestGateway } from "./gateway.mjs";
 
 const QUICK = { backoffFirstMs: 5, backoffMostMs: 20, unknownMs: 5, pollMs: 10, saveMs: 5, dyingMs: 200, socketLimitMs: 20 };
+// miniprogram.test.mjs holds the file with the shortened names to the same tests.
+const createClient = globalThis.createClientOfTheTest ?? create;
 const opened = [];
 let gateway;
 
@@ -140,6 +142,28 @@ test("a new program shows what was stored, then goes on with what was missed", a
   assert.deepEqual(told, [["onProgress", 1, "known"], ["onProgress", 2, "transition"]]);
 });
 
+test("what was stored counts however late it is read, and is not written over before", async () => {
+  const storage = shelf();
+  gateway.commit("a", { progress: 10 });
+  const before = client({ storage });
+  await follow(before, "a").until("onProgress 1");
+  before.close();
+  const stored = storage.kept.get("ledgerwire");
+  gateway.commit("a", { progress: 20 });
+  gateway.commit("a", { progress: 30 });
+  let read;
+  const slow = { ...storage, get: (key, done) => (read = () => storage.get(key, done)) };
+  const made = client({ storage: slow });
+  const { told, until } = follow(made, "a");
+  made.hide();
+  made.show();
+  assert.equal(storage.kept.get("ledgerwire"), stored);
+  await new Promise((resolve) => setImmediate(resolve));
+  read();
+  await until("onProgress 3");
+  assert.deepEqual(told, [["onProgress", 1, "known"], ["onProgress", 2, "transition"], ["onProgress", 3, "transition"]]);
+});
+
 test("what is forgotten is not shown to the next user", async () => {
   const storage = shelf();
   gateway.commit("a");
@@ -262,6 +286,80 @@ test("wx style: with callbacks nothing is returned", async () => {
     assert.equal(made.history({ owner: "x", success: resolve, fail: reject }), undefined);
   });
   assert.equal(page.tasks[0].task_id, "a");
+});
+
+test("an answer of something else than the gateway is a failed one", async () => {
+  gateway.sockets = false;
+  gateway.commit("a");
+  gateway.other = { code: 0, data: null };
+  const made = client();
+  const { until } = follow(made, "a");
+  const refused = { errCode: "bad_answer", retryable: true };
+  await assert.rejects(made.history(), refused);
+  await gateway.asked("/v1/poll");
+  await stateOf(made, "offline");
+  gateway.other = null;
+  await until("onProgress 1");
+});
+
+test("what a handler asks for after the end is answered too", async () => {
+  gateway.commit("a");
+  const made = client();
+  const answers = await new Promise((resolve) => {
+    made.subscribe("a", {
+      onProgress() {
+        made.close();
+        resolve([made.subscribe("b").done(), made.subscribe("a").done(), made.cancel("a"), made.history()]);
+      },
+    });
+  });
+  for (const answer of answers) await assert.rejects(answer, { errCode: "closed" });
+});
+
+test("who subscribes in the handler of the end is told of it", async () => {
+  gateway.commit("a");
+  const made = client();
+  const second = new Promise((resolve) => {
+    made.subscribe("a", { onDone: () => resolve(follow(made, "a")) });
+  });
+  await follow(made, "a").until("onProgress 1");
+  gateway.commit("a", { status: "completed", result: 7 });
+  const { subscription, told } = await second;
+  assert.equal((await subscription.done()).result, 7);
+  assert.deepEqual(told, [["onDone", 2, "known"]]);
+});
+
+test("to remove all listeners leaves connect() its answer", async () => {
+  const made = client();
+  const online = made.connect();
+  made.offStateChange();
+  await online;
+});
+
+test("a cancel that cannot be followed is refused in its promise", async () => {
+  const made = client({ maxTasks: 1 });
+  made.subscribe("a");
+  await assert.rejects(made.cancel("b", { onStage: () => undefined }), { errCode: "too_many" });
+});
+
+test("wx style: a callback that throws is told of as a handler is", async () => {
+  const made = client();
+  const failed = new Promise((resolve) => made.onError(resolve));
+  const complete = new Promise((resolve) => {
+    made.history({ success: () => assert.fail("from success"), complete: resolve });
+  });
+  assert.equal((await failed).errMsg, "handler:fail from success");
+  assert.deepEqual((await complete).tasks, []);
+});
+
+test("who waits longer for a task that is not there yet is heard too", async () => {
+  const made = client();
+  made.subscribe("later");
+  const { until } = follow(made, "later", { waitMs: 60_000 });
+  const { tasks } = await gateway.frame(({ type }) => type === "subscribe");
+  assert.ok(tasks[0].wait_ms > 50_000);
+  gateway.commit("later");
+  await until("onProgress 1");
 });
 
 test("several watchers of one task share one subscription, and the last one ends it", async () => {

@@ -12,12 +12,14 @@ export class TestGateway {
 
   constructor({ tokens = null, pingMs = 25_000 } = {}) {
     Object.assign(this, { tokens, pingMs, ledger: new PaperLedger(), peers: new Map(), upgrades: 0, requests: [], sockets: true });
+    this.other = null; // what something else than a gateway says to every request
     this.frames = [];
     this.watching = new Set();
     this.http = createServer((request, response) => this.#answer(request, response));
     this.ws = new WebSocketServer({ noServer: true });
     this.http.on("upgrade", (request, socket, head) => {
       this.upgrades += 1;
+      socket.on("error", () => undefined); // a client that was refused may reset its end
       if (!this.sockets) return socket.end("HTTP/1.1 503 Service Unavailable\r\n\r\n");
       this.ws.handleUpgrade(request, socket, head, (connection) => this.#connected(connection));
     });
@@ -45,6 +47,11 @@ export class TestGateway {
   /** Cuts every connection without a word. */
   cut() {
     for (const connection of this.peers.keys()) connection.terminate();
+  }
+
+  /** When something at this path was asked. */
+  async asked(path) {
+    while (!this.requests.some(({ url }) => url.startsWith(path))) await new Promise((resolve) => this.watching.add(resolve));
   }
 
   /** The first frame from a client of which this is true, also one that came already. */
@@ -81,11 +88,14 @@ export class TestGateway {
   #answer(request, response) {
     const { pathname } = new URL(request.url, "http://x");
     this.requests.push(request);
+    for (const resolve of this.watching) resolve();
+    this.watching.clear();
     const end = (status, body) => response.writeHead(status, { "Content-Type": "application/json" }).end(JSON.stringify(body));
     const token = request.headers.authorization?.slice(7);
     if (this.tokens !== null && !this.tokens.includes(token)) {
       return end(401, { code: "unauthenticated", detail: "The token is not valid.", retryable: false });
     }
+    if (this.other !== null) return end(200, this.other);
     if (pathname === "/v1/poll") return end(200, this.ledger.poll(request.url));
     if (pathname === "/v1/tasks") return end(200, { tasks: [...this.ledger.tasks.keys()].map((id) => this.ledger.snapshot(id)), next: null });
     const cancelled = pathname.match(/^\/v1\/tasks\/(.+)\/cancel$/);

@@ -98,6 +98,16 @@ test("after so many connections that failed nothing is tried until the user come
   assert.deepEqual(world.after(1_000, "show"), ["open"]);
 });
 
+test("connections that held are not counted", () => {
+  const world = begin({ connectsPerVisit: 2, pollAfter: 0 });
+  for (let n = 0; n < 5; n++) {
+    world.welcome();
+    world.after(10_000);
+    world.happens("closed");
+    assert.deepEqual(world.after(60_000), ["open"]);
+  }
+});
+
 test("too many sockets: five seconds at least", () => {
   const world = begin();
   world.happens("refused", { reason: "connectSocket:fail exceed max task count" });
@@ -167,6 +177,12 @@ test("without a network nothing is tried; when it is back, soon", () => {
   assert.equal(world.session.next(), world.now + 500);
 });
 
+test("the first that is heard of the network is a change", () => {
+  const world = begin();
+  world.welcome();
+  assert.deepEqual(world.happens("network", { connected: true, type: "4g" }), ["send"]);
+});
+
 test("another network: the connection is asked whether it lives", () => {
   const world = begin();
   world.happens("network", { connected: true, type: "wifi" });
@@ -193,6 +209,55 @@ test("a poll that fails counts for nothing; the next one comes later", () => {
     }
   }
   assert.ok(world.last.some((effect) => effect.do === "request"), "it still asks");
+});
+
+test("a token that is refused for a poll and for the socket was refused once", () => {
+  const world = begin({ tokens: true, pollAfter: 1 });
+  assert.deepEqual(world.first, ["token"]);
+  const give = (token) => world.happens("token", { number: asked++, token, failure: null });
+  let asked = 1;
+  give("old");
+  world.happens("closed");
+  const { number } = world.last.find((effect) => effect.do === "request");
+  world.now = world.session.next();
+  assert.deepEqual(world.happens("tick"), ["open"]);
+  world.happens("opened");
+  assert.equal(world.sent()[0].token, "old");
+  const answer = { status: 401, body: { code: "unauthenticated", detail: "no", retryable: false } };
+  assert.deepEqual(world.happens("answered", { number, failure: null, answer }), ["token"]);
+  assert.deepEqual(world.says({ type: "bye", code: 4501, reason: "unauthenticated", retry: false, message: "no" }), ["close"]);
+  world.happens("closed");
+  assert.equal(world.session.state() === "closed", false);
+  give("new");
+  world.now = Math.max(world.now, world.session.next());
+  world.happens("tick");
+  world.happens("opened");
+  assert.equal(world.sent()[0].token, "new");
+});
+
+test("while there is no token a socket that opens gets no hello", () => {
+  const world = begin({ tokens: true, pollAfter: 1 });
+  world.happens("token", { number: 1, token: "old", failure: null });
+  world.happens("closed");
+  const { number } = world.last.find((effect) => effect.do === "request");
+  world.now = world.session.next();
+  assert.deepEqual(world.happens("tick"), ["open"]);
+  const answer = { status: 401, body: { code: "unauthenticated", detail: "no", retryable: false } };
+  world.happens("answered", { number, failure: null, answer });
+  assert.deepEqual(world.happens("opened"), ["close"]);
+});
+
+test("no frame is larger than the server takes", () => {
+  const world = begin();
+  for (let n = 0; n < 499; n++) {
+    world.happens("subscribe", { taskId: `t${n}`.padEnd(128, "-"), mode: "all", after: { epoch: "e-".padEnd(34, "0"), seq: 1e6 }, waitMs: 600_000 });
+  }
+  world.happens("cancel", { taskId: "a", reason: "不".repeat(2_000), key: "k", timeoutMs: 9_000 });
+  world.welcome();
+  world.after(20);
+  const frames = world.last.filter((effect) => effect.do === "send").map((effect) => effect.text);
+  assert.equal(frames.flatMap((text) => JSON.parse(text)).flatMap(({ tasks = [] }) => tasks).length, 500);
+  for (const text of frames) assert.ok(Buffer.byteLength(text) <= 65_536, `${Buffer.byteLength(text)} bytes`);
 });
 
 test("a hundred tasks in a message, all in one frame", () => {

@@ -157,6 +157,25 @@ def test_a_disk_that_is_full_is_told_and_nothing_is_taken(tmp_path: Path) -> Non
     journal.close()
 
 
+def test_half_an_acknowledgement_spoils_no_report_behind_it(tmp_path: Path) -> None:
+    """A disk that is full while one is written takes some of its bytes; they are gone before the next line."""
+    journal, _ = opened(tmp_path)
+    first = add(journal, 1)
+    add(journal, 2)
+    size = (tmp_path / "reports").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, before[1]))
+    try:
+        journal.settle([first])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    add(journal, 3)
+    journal.close()
+    journal, found = opened(tmp_path)
+    assert [entry.n for entry in found] == [1, 2, 3]  # the first is sent once more, without effect
+    journal.close()
+
+
 async def test_what_an_outage_has_kept_is_sent_by_the_next_worker_first(
     gateway: Gateway, history: History, tmp_path: Path
 ) -> None:

@@ -12,8 +12,18 @@ const SAID = {
   closed: "closed",
 };
 
+// What somebody has typed behind the # may be no encoded text at all.
+function idInAddress() {
+  const text = window.location.hash.slice(1);
+  try {
+    return decodeURIComponent(text) || null;
+  } catch {
+    return text;
+  }
+}
+
 export function App() {
-  const [taskId, setTaskId] = useState(() => decodeURIComponent(window.location.hash.slice(1)) || null);
+  const [taskId, setTaskId] = useState(idInAddress);
   const { state, degraded } = useConnection();
   const open = (id) => {
     window.location.hash = id === null ? "" : encodeURIComponent(id);

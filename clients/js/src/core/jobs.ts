@@ -37,7 +37,8 @@ const wireError = (code: string, message: string): WireError => ({ code, message
 function errorOf(answer: HttpAnswer): WireError | null {
   const { status } = answer;
   const body = answer.body as Message | null;
-  if (status < 300 && body) return null;
+  // What stands in between may say 200 as well, of something else.
+  if (status < 300 && body && (body.tasks || body.cancel)) return null;
   const { code, detail, retryable, retry_after_ms } = body || {};
   if (code) return { code, message: detail, retryable, retry_after_ms };
   return { code: status === 401 ? "unauthenticated" : "bad_answer", message: "HTTP " + status, retryable: status !== 404 };

@@ -28,7 +28,7 @@ export function makeLink(timing: Timing, random: () => number, connectsPerVisit:
   let failures = 0;
   let suspended = 0;
   let retryAt = 0;
-  /** Connections tried since the user came back. */
+  /** Connections tried since the user came back, or one held. */
   let tried = 0;
 
   const deadAt = () => Math.min(heardAt + pingMs + timing.silenceMs, answerBy);
@@ -121,7 +121,7 @@ export function makeLink(timing: Timing, random: () => number, connectsPerVisit:
       if (link.phase === "dying" && now >= deadlineAt) link.phase = "down";
       if (link.phase === "up" && now >= stableAt) {
         stableAt = NEVER;
-        failures = 0;
+        failures = tried = 0;
       }
       if (now < link.next(may)) return null;
       return link.phase === "down" ? "open" : "failed";

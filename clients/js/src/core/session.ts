@@ -25,6 +25,8 @@ export interface Settings {
 }
 
 const NETWORK_JITTER_MS = 500;
+/** Of three bytes each at most: the server takes 65,536 bytes. */
+const FRAME_CHARACTERS = 21_000;
 
 export type Session = ReturnType<typeof makeSession>;
 
@@ -43,7 +45,6 @@ export function makeSession(settings: Settings) {
   const poller = makePoller(timing, streams);
 
   let now = 0;
-  let started = false;
   let foreground = true;
   let hiddenAt = 0;
   let connected = true;
@@ -52,9 +53,12 @@ export function makeSession(settings: Settings) {
   let idleAt = NEVER;
   let degraded = false;
   let over: Failure | null = null;
+  let sentence = "";
   let told = "";
 
   let refreshId = 0;
+  /** The token that the connection was given. */
+  let shown: string | null = null;
 
   // ── how things are ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -73,9 +77,13 @@ export function makeSession(settings: Settings) {
 
   // ── the socket ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  const send = (messages: Message[]) => {
+  const send = (messages: Message[]): void => {
     const text = JSON.stringify(messages.length > 1 ? messages : messages[0]);
-    if (text) emit({ do: "send", generation: link.generation, text });
+    const half = messages.length >> 1;
+    if (half && text.length > FRAME_CHARACTERS) {
+      send(messages.slice(0, half));
+      send(messages.slice(half));
+    } else if (text) emit({ do: "send", generation: link.generation, text });
   };
   const broken = () => {
     degraded = false;
@@ -102,12 +110,10 @@ export function makeSession(settings: Settings) {
   };
   const end = (api: string, code: string, message: string) => {
     if (over) return;
-    const because = (over = failure(api, code, message));
+    over = failure(api, code, (sentence = message));
     if (link.alive()) leave();
     save(NEVER);
-    jobs.fail({ code, message }, true, now);
-    streams.fail(because);
-    if (code !== "closed") emit({ do: "error", failure: because });
+    if (code !== "closed") emit({ do: "error", failure: over });
   };
 
   /** The application has no token to give just now. */
@@ -125,7 +131,7 @@ export function makeSession(settings: Settings) {
   const bye = (message: Message) => {
     const sentence = message.message || message.reason;
     if (/unauthenticated|expired/.test(message.reason)) {
-      refused(tokens.token(), sentence);
+      refused(shown, sentence);
       if (!over) leave(0);
     } else if (message.retry === false) end("connect", message.reason, sentence);
     else leave(message.retry_after_ms);
@@ -164,8 +170,8 @@ export function makeSession(settings: Settings) {
   const opened = () => {
     link.opened(now);
     const hello: Message = { type: "hello", v: 1, client: settings.client };
-    const token = tokens.token();
-    if (token !== null) hello.token = token;
+    shown = tokens.token();
+    if (shown !== null) hello.token = shown;
     send([hello]);
   };
 
@@ -201,7 +207,6 @@ export function makeSession(settings: Settings) {
     switch (event.kind) {
       case "start":
         streams.load(event.stored, now);
-        started = true;
         break;
       case "connect":
         stay = true;
@@ -251,7 +256,7 @@ export function makeSession(settings: Settings) {
         nudge(now);
         break;
       case "network": {
-        const other = event.connected !== connected || (networkType && event.type !== networkType);
+        const other = event.connected !== connected || event.type !== networkType;
         connected = event.connected;
         networkType = event.type;
         if (connected && other) nudge(now + random() * NETWORK_JITTER_MS);
@@ -261,12 +266,12 @@ export function makeSession(settings: Settings) {
         const { token } = event;
         if (!tokens.answered(event.number, token)) return;
         if (event.failure) return noToken(event.failure);
-        if (isUp() && foreground) send([{ type: "refresh", id: (refreshId = nextId()), token }]);
+        if (isUp() && foreground) send([{ type: "refresh", id: (refreshId = nextId()), token: (shown = token) }]);
         break;
       }
       case "answered": {
         const given = jobs.answered(event.number, event.failure, event.answer, now);
-        if (given !== undefined) refused(given, "The server refuses the token.");
+        if (given !== undefined) refused(given, "the token is refused");
         else if (event.answer && event.answer.status < 300) tokens.accepted();
         break;
       }
@@ -290,7 +295,7 @@ export function makeSession(settings: Settings) {
     if (kind === "opened") {
       // What was given up while it was opening cannot be closed before now.
       if (!current) emit({ do: "close", generation });
-      else if (foreground) opened();
+      else if (foreground && tokens.ready()) opened();
       else leave();
     } else if (kind === "message") {
       const message = current && parsed(event.text);
@@ -314,9 +319,12 @@ export function makeSession(settings: Settings) {
     receive(event: Event, at: number): Effect[] {
       now = at;
       const out: Effect[] = (effects = []);
-      if (!over) take(event);
-      else if (event.kind === "opened") socket(event);
-      if (foreground && started && !over) step();
+      take(event);
+      if (over) {
+        // Also what was asked for by somebody who had not heard of it yet.
+        jobs.fail({ code: over.errCode, message: sentence }, true, now);
+        streams.fail(over);
+      } else if (foreground) step();
       const state = stateNow();
       if (told !== (told = state + degraded)) {
         emit({ do: "state", state, degraded, failure: over && over.errCode !== "closed" ? over : null });
@@ -326,7 +334,7 @@ export function makeSession(settings: Settings) {
 
     /** When `tick` is due; null: nothing is. In the background nothing ever is. */
     next(): number | null {
-      if (!foreground || over || !started) return null;
+      if (!foreground || over) return null;
       const at = Math.min(
         link.next(may()), streams.next(isUp()), jobs.next(isUp(), polling(), tokens.ready()), tokens.next(), idleAt,
         polling() ? poller.next() : NEVER,

@@ -77,6 +77,7 @@ export function makeStreams(timing: Timing, random: () => number, unknownAnswers
     add(taskId: string, mode: Stream["mode"], after: Cursor | null | undefined, waitMs: number, now: number) {
       const stream = open[taskId];
       if (stream) {
+        stream.waitUntil = Math.max(stream.waitUntil, now + waitMs);
         if (stream.mode !== mode && mode === "all") {
           stream.mode = mode;
           stream.phase = "needed";

@@ -110,7 +110,7 @@ class Journal:
             self._write(line)
             os.fsync(self._file)
         except OSError as error:
-            self._after_failure(error, size)
+            self._after_failure(error, min(size, self._bytes))
         self._last_id += 1
         self._lines[self._last_id] = line
         self._open_bytes += len(line)
@@ -135,6 +135,7 @@ class Journal:
                 self._write(line)
         except OSError as error:
             _log.warning("the journal %s could not be tidied: %s", self._folder, error.strerror)
+            self._cut(self._bytes, error)
 
     def close(self) -> None:
         """Let go of the files and of the lock; what is not acknowledged stays."""
@@ -225,7 +226,11 @@ class Journal:
             os.close(descriptor)
 
     def _after_failure(self, error: OSError, size: int) -> NoReturn:
-        """Take the line away that may not be on disk. When that fails too, nothing is promised any more."""
+        """Take the line away that may not be on disk, and say so."""
+        raise JournalError(self._cut(size, error)) from error
+
+    def _cut(self, size: int, error: OSError) -> str:
+        """Keep so much: no line may be joined to half of one. If that fails, nothing is promised any more."""
         sentence = f"the journal {self._folder} cannot be written: {error.strerror}"
         try:
             os.ftruncate(self._file, size)
@@ -233,7 +238,7 @@ class Journal:
             self._bytes = size
         except OSError:
             self._broken = sentence
-        raise JournalError(sentence) from error
+        return sentence
 
 
 def _line(record: dict[str, Any]) -> bytes:
