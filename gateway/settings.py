@@ -1,6 +1,6 @@
 """All settings of a gateway process, composed: its own and the ledger's. Frozen; read once by the command line.
 
-Secure by default: without a token file it listens on loopback only.
+Secure by default: without a token file or an auth file it listens on loopback only.
 """
 
 from __future__ import annotations
