@@ -4,8 +4,8 @@
 #   docker run -p 8080:8080 -e DATABASE_URL=postgresql://… \
 #     -v "$PWD/tokens:/run/secrets/tokens:ro" -e LEDGERWIRE_TOKEN_FILE=/run/secrets/tokens ledgerwire
 #
-# It listens on every interface, so it refuses to start without a token file, which its user (10001) must be able
-# to read and others must not.
+# It listens on every interface, so it refuses to start without a token file or an auth file (LEDGERWIRE_AUTH_FILE).
+# Its user (10001) must be able to read the file, and others must not.
 #
 # Debian slim and not Alpine: the locked wheels (uvloop, asyncpg, orjson, msgspec) are built for glibc.
 

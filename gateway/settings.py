@@ -1,6 +1,6 @@
 """All settings of a gateway process, composed: its own and the ledger's. Frozen; read once by the command line.
 
-Secure by default: without a token file it listens on loopback only.
+Secure by default: without a token file or an auth file it listens on loopback only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DEFAULT_PORT: Final = 8080
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 BUSES: Final = ("local", "postgres", "nats")
 MOST_WORKERS: Final = 256
-"""More than a machine has cores for; each takes nine or ten connections to PostgreSQL."""
+"""More than a machine has cores for; each takes ten connections to PostgreSQL."""
 LONGEST_WAIT_SECONDS: Final = 3_600
 """For a stop or a start: longer is a slip of the pen, such as milliseconds."""
 

@@ -57,8 +57,8 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where our own PostgreSQL keeps its data. None: a folder of this user. Not used with `database_url`."""
 
     # Three lanes, so that slow replays cannot take appends, heartbeats and health down with them. Small,
-    # because group commit needs few connections and the server pays for each one. The sum, 8, and one for the
-    # reaper, times the number of processes must stay below the server's max_connections.
+    # because group commit needs few connections and the server pays for each one. The sum, 8, one for the
+    # reaper and one to listen, times the number of processes must stay below the server's max_connections.
     write_pool_max: int = 2
     write_pool_min: int = 1
     read_pool_max: int = 4

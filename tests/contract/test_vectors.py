@@ -114,7 +114,7 @@ def settings_of(vector: Vector, folder: Path) -> dict[str, Any]:
 
 
 def with_tokens(text: str) -> str:
-    """The text with `$token-60s` replaced by a token that lasts so long: of alice, a user, at acme."""
+    """The text with `$token-2s` replaced by a token that lasts two seconds: of alice, a user, at acme."""
     return re.sub(r"\$token-(\d+)s", lambda found: token(SECRET, "HS256", iss="acme", lasts=int(found[1])), text)
 
 

@@ -173,6 +173,7 @@ async def test_a_token_comes_from_the_environment_or_a_file_that_others_cannot_r
     assert (taken[0], also_taken[0]) == (0, 0)
     assert status == 77
     assert "unauthenticated" in err
+    assert "LEDGERWIRE_TOKEN" in err
     assert (readable_status, f"chmod 600 {tokens_of_all}" in said) == (78, True)
     assert abbreviated[0] == 2
     assert (await run("watch", "t", "--url", "http://127.0.0.1"))[0] == 78

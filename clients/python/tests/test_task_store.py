@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 import ledgerwire
 from ledgerwire import TaskStore
-from tests.support.gateway import GatewayProcess
+from tests.support.gateway import GatewayProcess, in_process
 from tests.support.waiting import WAIT_SECONDS
 
 from .conftest import History
 
+TOKEN = "0123456789abcdef0123456789abcdef"
 WORDS = {"queued": "pending", "waiting": "pending", "processing": "running", "done": "completed", "error": "failed"}
 
 
@@ -112,3 +114,30 @@ async def test_a_gateway_that_is_away(process: GatewayProcess) -> None:
             store.create("a")
 
     await in_thread(work)
+
+
+async def test_a_token_from_an_async_function(database: str, tmp_path: Path) -> None:
+    """It is asked for what is read as well as for what is reported; one that gives none in time says so."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"app alice {TOKEN}\n")
+    tokens.chmod(0o600)
+
+    async def token() -> str:
+        return TOKEN
+
+    async def none_ever() -> str:
+        await asyncio.Event().wait()
+        return TOKEN
+
+    async with in_process(database, token_file=tokens) as gateway:
+
+        def work() -> None:
+            with TaskStore(gateway.ws, token=token) as store:
+                assert store.get("a") is None
+                store.create("a")
+                assert [each["task_id"] for each in store.list()] == ["a"]
+            slow = TaskStore(gateway.ws, token=none_ever, timeout_seconds=0.3)
+            with pytest.raises(ledgerwire.Unreachable, match="no token in"):
+                slow.get("a")
+
+        await in_thread(work)

@@ -4,7 +4,7 @@ import { History } from "./History.jsx";
 import { Watched } from "./Watched.jsx";
 
 const SAID = {
-  idle: "not connected",
+  idle: "nothing to watch yet",
   connecting: "connecting…",
   online: "live",
   polling: "asking every few seconds",

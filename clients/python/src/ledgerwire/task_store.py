@@ -6,6 +6,7 @@ this process has open.
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -188,7 +189,7 @@ class TaskStore:
             connection = http.client.HTTPSConnection(address, parts.port, timeout=seconds, context=self._tls)
         else:
             connection = http.client.HTTPConnection(address, parts.port, timeout=seconds)
-        token = self._token() if callable(self._token) else self._token
+        token = self._token_now()
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         try:
             connection.request("GET", parts.path.removesuffix(_PATH) + path, headers=headers)
@@ -203,6 +204,22 @@ class TaskStore:
         if answer.status != http.client.OK:
             raise rejected(str(body.get("code", answer.status)), str(body.get("detail", "")), answer.status >= 500)
         return body
+
+    def _token_now(self) -> str | None:
+        """Asked for each read; an async function in the worker's loop, where it is asked for its connections too."""
+        given = self._token() if callable(self._token) else self._token
+        if given is None or isinstance(given, str):
+            return given
+        seconds = self._timeout_seconds
+
+        async def ask() -> str:
+            async with asyncio.timeout(seconds):
+                return await given
+
+        try:
+            return self._worker.engine().call(ask(), seconds)
+        except TimeoutError as error:
+            raise Unreachable(f"the token function gave no token in {seconds:g} s") from error
 
 
 class _Work:

@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sentence, status = str(error), outcome.WRONG
     except errors.LedgerwireError as error:
         sentence, status = str(error), outcome.of_error(error)
+        if isinstance(error, errors.Unauthenticated):
+            sentence += " The token is LEDGERWIRE_TOKEN, or the first line of --token-file FILE."
     sys.stderr.write(f"ledgerwire: {sentence}\n")
     return status
 
