@@ -3,3 +3,4 @@ import { createRequire } from "node:module";
 
 globalThis.createClientOfTheTest = createRequire(import.meta.url)("../miniprogram_dist/index.js").createClient;
 await import("./client.test.mjs");
+await import("./handlers.test.mjs");

@@ -6,6 +6,7 @@
  */
 import type { Failure, State, Timing } from "../types.js";
 import { failure, type Effect, type Event, type Message, type WireError } from "./effects.js";
+import { frames, parsed } from "./frames.js";
 import { makeJobs } from "./jobs.js";
 import { makeLink } from "./link.js";
 import { makePoller } from "./poller.js";
@@ -25,9 +26,6 @@ export interface Settings {
 }
 
 const NETWORK_JITTER_MS = 500;
-/** Of three bytes each at most: the server takes 65,536 bytes. */
-const FRAME_CHARACTERS = 21_000;
-
 export type Session = ReturnType<typeof makeSession>;
 
 export function makeSession(settings: Settings) {
@@ -78,12 +76,7 @@ export function makeSession(settings: Settings) {
   // ── the socket ────────────────────────────────────────────────────────────────────────────────────────────────────
 
   const send = (messages: Message[]): void => {
-    const text = JSON.stringify(messages.length > 1 ? messages : messages[0]);
-    const half = messages.length >> 1;
-    if (half && text.length > FRAME_CHARACTERS) {
-      send(messages.slice(0, half));
-      send(messages.slice(half));
-    } else if (text) emit({ do: "send", generation: link.generation, text });
+    for (const text of frames(messages)) emit({ do: "send", generation: link.generation, text });
   };
   const broken = () => {
     degraded = false;
@@ -342,13 +335,4 @@ export function makeSession(settings: Settings) {
       return at < NEVER ? at : null;
     },
   };
-}
-
-function parsed(text: string): Message | null {
-  try {
-    const message = JSON.parse(text);
-    return message && typeof message === "object" ? message : null;
-  } catch (error) {
-    return null;
-  }
 }
