@@ -29,7 +29,9 @@ class Parked:
         self._wake = wake
         self._entries: dict[Key, list[Pending]] = {}
         self._pause_seconds = FIRST_PAUSE_SECONDS
-        self._look_at = float("inf")
+        self._timer: asyncio.TimerHandle | None = None
+        self.due = False
+        """Whether it is time to look."""
 
     def __len__(self) -> int:
         return sum(map(len, self._entries.values()))
@@ -38,11 +40,6 @@ class Parked:
     def entries(self) -> list[Pending]:
         """All of them."""
         return [entry for entries in self._entries.values() for entry in entries]
-
-    @property
-    def due(self) -> bool:
-        """Whether it is time to look."""
-        return self._look_at <= time.monotonic()
 
     async def part(self, batch: Sequence[Pending], forget: Callable[[Iterable[Key]], None]) -> list[Pending] | None:
         """The batch without those whose tasks are held, which step aside; None where it is not known which are.
@@ -59,7 +56,7 @@ class Parked:
         """These step aside, behind what is here of their tasks."""
         for entry in entries:
             self._entries.setdefault(entry.key, []).append(entry)
-        if self._entries and self._look_at == float("inf"):
+        if self._entries and self._timer is None:
             self._look_later()
 
     def others(self, batch: Sequence[Pending]) -> Sequence[Pending]:
@@ -90,7 +87,7 @@ class Parked:
         for key, entries in list(self._entries.items()):
             if key not in held or any(entry.deadline <= now for entry in entries):
                 back += self._entries.pop(key)
-        self._look_at = float("inf")
+        self._timer, self.due = None, False
         self._pause_seconds = min(2 * self._pause_seconds, LONGEST_PAUSE_SECONDS)
         if self._entries:
             self._look_later()
@@ -102,5 +99,8 @@ class Parked:
         return {row["key"].hex for row in await self._connection.fetch(query("held"), list(keys))}
 
     def _look_later(self) -> None:
-        self._look_at = time.monotonic() + self._pause_seconds
-        asyncio.get_running_loop().call_later(self._pause_seconds, self._wake)
+        self._timer = asyncio.get_running_loop().call_later(self._pause_seconds, self._ring)
+
+    def _ring(self) -> None:
+        self.due = True  # not by the clock: uvloop's timers may be early by a part of a millisecond
+        self._wake()
