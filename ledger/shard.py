@@ -267,6 +267,8 @@ class Shard:
     async def _held_up(self, batch: Sequence[Pending]) -> list[Pending]:
         """An open transaction holds the place of one of these tasks: what is for it steps aside, the rest goes on."""
         rest = await self._parked.part(batch, self._heads.drop)
+        if rest is None and any(entry.deadline <= time.monotonic() for entry in batch):
+            return list(batch)  # somebody holds a whole table: to look for a culprit would take everybody's time
         return await (self._in_halves(batch) if rest is None else self._commit(rest))
 
     async def _in_halves(self, batch: Sequence[Pending]) -> list[Pending]:

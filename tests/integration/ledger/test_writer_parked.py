@@ -7,6 +7,7 @@ from typing import Any
 
 import uvloop
 
+from ledger.errors import LedgerError
 from ledger.model import Receipt
 from tests.support.ledgers import appends_waiting, ledger, messages, place_held, report, sequences
 from tests.support.node import TENANT, connected
@@ -36,6 +37,25 @@ async def test_what_has_stepped_aside_is_written_once_when_the_link_breaks(datab
     assert len(told) == 2
     assert all(isinstance(answer, Receipt) for answer in told), told
     await sequences(database)
+
+
+async def test_a_table_that_is_locked_costs_nobody_more_than_the_wait(database: str) -> None:
+    """Whoever locks the whole table holds up all: they are answered in their time, not one after the other."""
+    async with (
+        ledger(database, append_lock_timeout_ms=200, queue_wait_seconds=0.5, write_pool_max=1) as it,
+        connected(database) as connection,
+    ):
+        names = [f"task-{place}" for place in range(200)]
+        await asyncio.gather(*(it.receipt(report(name, attempt=1, n=1)) for name in names))
+        async with connection.transaction():
+            await connection.execute("lock table ledger.transition in share mode")
+            before = it.lane.statements
+            answers = [it.writer.submit(report(name, attempt=1, n=2)) for name in names]
+            outcomes = await asyncio.wait_for(asyncio.gather(*answers, return_exceptions=True), 30)
+            assert it.lane.statements - before < 50
+        assert all(isinstance(outcome, LedgerError) for outcome in outcomes), outcomes
+        await eventually(lambda: it.writer.waiting == 0)
+        assert (await it.receipt(report(names[0], attempt=1, n=2))).seq == 2
 
 
 def test_a_transaction_is_looked_at_again_and_again(database: str) -> None:
