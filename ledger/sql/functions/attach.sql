@@ -1,6 +1,23 @@
 -- Mirrors tables of an application: ledger.attach and detach, and ledger.bind for those who may. As it stands, for reading,
 -- after calls.sql. What it costs the application: docs/adr/0012-sql-is-an-api.md.
 
+-- How a column of a row is written, as an expression. By its type's output and not by a cast, which may be the application's own:
+-- it would run with the rights of the trigger function.
+create function ledger.written(relation regclass, row_name text, name text) returns text
+language sql stable
+return (
+    select format(
+        case
+            when t.typcategory = 'B' then 'case format(''%%s'', %1$s.%2$I) when ''t'' then ''true'' else ''false'' end'
+            when 'bpchar'::regtype in (t.oid, t.typbasetype) then 'rtrim(format(''%%s'', %1$s.%2$I))'
+            else 'format(''%%s'', %1$s.%2$I)'
+        end, row_name, name
+    )
+    from pg_attribute a
+    join pg_type t on t.oid = a.atttypid
+    where a.attrelid = relation and a.attname = name and not a.attisdropped
+);
+
 -- The body of a table's trigger function: it leaves in the inbox what was said, and does not fail its caller.
 create function ledger.mirror_body(attachment integer, relation regclass, spec jsonb) returns text
 language plpgsql stable
@@ -9,32 +26,38 @@ declare
     is_json boolean;
     names text := '';
     cells text := '';
-    cell text;
+    written text;
+    asked text;
     each text;
 begin
     foreach each in array array['progress', 'stage', 'message', 'owner', 'data', 'result', 'error'] loop
         continue when spec ->> each is null;
         select a.atttypid in ('json'::regtype, 'jsonb'::regtype) into is_json from pg_attribute a
         where a.attrelid = relation and a.attname = spec ->> each and not a.attisdropped;
-        cell := case
-            when each = 'progress' then
-                'case when new.%1$I is not null then greatest(least(new.%1$I::double precision, 100), 0) end'
-            when each in ('stage', 'message', 'owner') then 'new.%1$I::text'
-            else 'case when new.%1$I is not null and (is_new or new.%1$I::text is distinct from old.%1$I::text) then '
-                || case when is_json then 'new.%1$I::json'
-                when each = 'error' then 'json_build_object(''message'', left(new.%1$I::text, 3000))'
-                else 'to_json(new.%1$I::text)' end || ' end'
-        end;
+        written := ledger.written(relation, 'new', spec ->> each);
+        asked := format('new.%I is not null', spec ->> each);
+        if each in ('data', 'result', 'error') then
+            asked := format('%s and (is_new or %s is distinct from %s)', asked, written,
+                ledger.written(relation, 'old', spec ->> each));
+        end if;
         names := names || ', ' || each;
-        cells := cells || ', ' || format(cell, spec ->> each);
+        cells := cells || format(', case when %s then %s end', asked, format(
+            case
+                when each = 'progress' then 'greatest(least(%s::double precision, 100), 0)'
+                when each in ('stage', 'message', 'owner') then '%s'
+                when is_json then '%s::json'
+                when each = 'error' then 'json_build_object(''message'', left(%s, 3000))'
+                else 'to_json(%s)'
+            end, written
+        ));
     end loop;
     return format($body$
 declare
-    is_new boolean := tg_op = 'INSERT' or new.%1$I is distinct from old.%1$I;
+    is_new boolean := tg_op = 'INSERT' or %1$s is distinct from %2$s;
 begin
-    if new.%2$I is not null and new.%1$I is not null then
-        insert into ledger.inbox (attachment, task_id, word, is_new%3$s)
-        values (%4$s, left(new.%1$I::text, 200), left(new.%2$I::text, 200), is_new%5$s);
+    if new.%3$I is not null and new.%4$I is not null then
+        insert into ledger.inbox (attachment, task_id, word, is_new%5$s)
+        values (%6$s, left(%1$s, 200), left(%7$s, 200), is_new%8$s);
         -- First without a call: nearly always somebody has rung just now.
         if abs(extract(epoch from clock_timestamp()) * 1000 - coalesce(pg_sequence_last_value('ledger.bell'), 0)) >= 100
             and ledger.may_ring()
@@ -45,12 +68,13 @@ begin
     return null;
 exception when others then
     begin
-        perform ledger.note_unmade(%4$s, sqlstate, sqlerrm);
+        perform ledger.note_unmade(%6$s, sqlstate, sqlerrm);
     exception when others then
         null;
     end;
     return null;
-end $body$, spec ->> 'id', spec ->> 'status', names, attachment, cells);
+end $body$, ledger.written(relation, 'new', spec ->> 'id'), ledger.written(relation, 'old', spec ->> 'id'), spec ->> 'id',
+        spec ->> 'status', names, attachment, ledger.written(relation, 'new', spec ->> 'status'), cells);
 end $$;
 
 -- Why a table cannot be mirrored so; raises.

@@ -219,3 +219,13 @@ async def test_words_may_be_of_an_enumeration(sql: Connection) -> None:
     await sql.execute("insert into job (mood) values ('fresh')")
     await sql.execute("update job set mood = 'gone'")
     assert await transitions(sql) == [(1, "pending", None), (2, "cancelled", None)]
+
+
+async def test_words_may_be_true_and_false_or_padded(sql: Connection) -> None:
+    """As a cast to text writes them."""
+    await sql.execute("create domain code as char(8); create table made (id code primary key, done boolean)")
+    await sql.execute("""select ledger.attach('made', 'id', 'done', '{"false": "running", "true": "completed"}')""")
+    await sql.execute("insert into made values ('a', false)")
+    await sql.execute("update made set done = true")
+    assert await transitions(sql) == [(1, "pending", None), (2, "running", None), (3, "completed", None)]
+    assert await sql.fetchval("select task_id from ledger.task") == "a"

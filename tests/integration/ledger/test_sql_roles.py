@@ -43,7 +43,7 @@ async def roles(database: str) -> AsyncIterator[Roles]:
         yield it
         await admin.execute("reset role")
         for name in names:
-            await admin.execute(f"drop owned by {name}; drop role {name}")
+            await admin.execute(f"drop owned by {name} cascade; drop role {name}")
 
 
 async def test_a_role_has_the_tasks_of_its_tenant(roles: Roles) -> None:
@@ -141,3 +141,33 @@ async def test_a_table_of_another_tenant_cannot_be_attached_or_detached(roles: R
     admin = await roles.owner()
     await admin.fetch("select * from ledger.read_inbox(10)")
     assert await admin.fetchval("select tenant from ledger.task") == "first"
+
+
+async def test_casts_of_the_callers_own_are_not_used(roles: Roles) -> None:
+    """Neither in the attached table nor in another with its trigger: they would run with the ledger's rights."""
+    here = await roles.be(roles.one)
+    await here.execute(
+        """
+        create table ran_as (who text); grant insert on ran_as to public;
+        create type word as enum ('on', 'off');
+        create function spy_text(word) returns text language plpgsql as $$
+            begin insert into public.ran_as values (current_user); return 'off'; end $$;
+        create function spy_number(word) returns float language plpgsql as $$
+            begin insert into public.ran_as values (current_user); return 1; end $$;
+        create cast (word as text) with function spy_text(word);
+        create cast (word as float) with function spy_number(word);
+        create table job (id text primary key, status word, stage word, pct int);
+        create table like_it (id text, status word, stage word, pct word);
+        select ledger.attach('job', id => 'id', status => 'status', stage => 'stage', progress => 'pct',
+            map => '{"on": "running", "off": "failed"}');
+        create trigger mine after insert on like_it for each row execute function ledger.mirror_1();
+        insert into job values ('x', 'on', 'off', 1);
+        insert into like_it values ('y', 'on', 'on', 'on')
+        """
+    )
+    admin = await roles.owner()
+    assert await admin.fetchval("select count(*) from ran_as") == 0
+    assert await admin.fetchval("select entries from ledger.read_inbox(10)") == 1
+    assert [*map(tuple, await admin.fetch("select task_id, status, stage from ledger.head"))] == [
+        ("x", "running", "off")
+    ]
