@@ -29,7 +29,7 @@ JS_TIMING: Final = {
 }  # fmt: skip
 PYTHON_TIMING: Final = {
     "open_seconds": 2.0, "silence_margin_seconds": 0.5, "reconnect_floor_seconds": 0.02,
-    "reconnect_ceiling_seconds": 0.5,
+    "reconnect_ceiling_seconds": 0.5, "poll_seconds": 0.2,
 }  # fmt: skip
 DEVICE: Final = {"suspendAfterMs": 500, "refuseAfterShowMs": 30}
 
