@@ -16,7 +16,7 @@ import orjson
 import ledgerwire
 from ledgerwire import Change, Cursor, Jumped, Snapshot, Timing, WorkerLiveness
 
-DEGRADED_EVERY_SECONDS = 0.01
+CONNECTION_EVERY_SECONDS = 0.01
 
 
 def tell(**event: Any) -> None:
@@ -41,7 +41,7 @@ class Agent:
 
     async def open(self) -> None:
         await self._watcher.__aenter__()
-        self._tasks["degraded"] = asyncio.create_task(self._tell_degraded())
+        self._tasks["connection"] = asyncio.create_task(self._tell_connection())
 
     async def close(self) -> None:
         for task in self._tasks.values():
@@ -121,13 +121,17 @@ class Agent:
     def _tell_liveness(self, worker: WorkerLiveness) -> None:
         tell(liveness=worker.liveness, task_id=worker.task_id)
 
-    async def _tell_degraded(self) -> None:
-        degraded = False
+    async def _tell_connection(self) -> None:
+        watcher, degraded, state = self._watcher, False, ""
         while True:
-            await asyncio.sleep(DEGRADED_EVERY_SECONDS)
-            if self._watcher.degraded is not degraded:
-                degraded = self._watcher.degraded
+            await asyncio.sleep(CONNECTION_EVERY_SECONDS)
+            if watcher.degraded is not degraded:
+                degraded = watcher.degraded
                 tell(degraded=degraded)
+            now = "online" if watcher.connected else "polling" if watcher.polling else "connecting"
+            if now != state:
+                state = now
+                tell(state=state)
 
 
 async def follow() -> None:
