@@ -230,7 +230,7 @@ export function makeClient(platform: Platform, options: t.ClientOptions): t.Clie
 }
 
 function closed(api: string): t.Failure {
-  return failure(api, "closed", "the client was closed");
+  return failure(api, "closed", "closed");
 }
 
 /** An onX/offX pair, as in `wx`: off without a listener removes all. */

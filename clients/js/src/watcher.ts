@@ -49,9 +49,9 @@ export function done(watcher: Watcher): Promise<Task> {
 function settle({ task, over, waiting, taskId }: Watcher): void {
   const ended = task && isEnded(task);
   if (!ended && over === undefined) return;
-  let because = over || failure("done", "closed", "it ended", false, taskId);
+  let because = over || failure("done", "closed", "ended", false, taskId);
   if (ended) {
-    because = failure("done", task.status, "the task is " + task.status, false, taskId);
+    because = failure("done", task.status, task.status, false, taskId);
     because.task = task;
   }
   for (const { resolve, reject } of waiting.splice(0)) {

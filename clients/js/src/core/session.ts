@@ -273,7 +273,7 @@ export function makeSession(settings: Settings) {
         emit({ do: "save", text: null });
         break;
       case "close":
-        end("ledgerwire", "closed", "the client was closed");
+        end("ledgerwire", "closed", "closed");
         break;
       case "tick":
         break;
