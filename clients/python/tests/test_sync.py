@@ -258,12 +258,15 @@ JOURNAL_AND_FORK = """
     worker = ledgerwire.SyncWorker(sys.argv[1], journal=sys.argv[2])
     worker.create("parent")
     over, parent = os.pipe()
+    heard, child_has_tried = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(parent)
         tried = try_in_child()
+        os.write(child_has_tried, b".")
         os.read(over, 1)
         os._exit(tried)
+    os.read(heard, 1)  # else it would take what is closed here
     worker.close()
     with ledgerwire.SyncWorker(sys.argv[1], journal=sys.argv[2]) as again:  # though the child is there still
         again.create("again")

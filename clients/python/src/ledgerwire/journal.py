@@ -139,6 +139,12 @@ class Journal:
 
     def close(self) -> None:
         """Let go of the files and of the lock; what is not acknowledged stays."""
+        if self._lock >= 0:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # a child that was forked just now may not have let go of it yet
+        self.let_go()
+
+    def let_go(self) -> None:
+        """In a child process: drop the inherited files. The lock stays with the parent."""
         for descriptor in (self._file, self._lock):
             if descriptor >= 0:
                 os.close(descriptor)

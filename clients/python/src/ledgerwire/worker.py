@@ -280,7 +280,7 @@ class Worker:
         Nothing of the loop is touched: its epoll registrations are shared with the parent.
         """
         if self._journal is not None:
-            self._journal.close()
+            self._journal.let_go()
         descriptor = self.file_descriptor()
         if descriptor is not None and descriptor >= 0:
             nothing = os.open(os.devnull, os.O_RDWR)
