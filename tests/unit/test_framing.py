@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from gateway.protocol.errors import FRAME_TOO_LARGE, PROTOCOL_ERROR
-from gateway.protocol.framing import CONTROL_BYTES, Misframed, close_frame, end_of_frame, may_be_said, pong_frame
+from gateway.protocol.framing import (
+    CONTROL_BYTES,
+    Misframed,
+    close_frame,
+    end_of_frame,
+    may_be_said,
+    pong_frame,
+    switching,
+)
 from tests.support.frames import frame
 
 MOST = 100_000
@@ -67,3 +75,10 @@ def test_control_frames_of_a_server() -> None:
 def test_a_close_code_may_be_said_or_not(code: int, allowed: bool) -> None:
     """Some only stand for what no frame has said."""
     assert may_be_said(code) is allowed
+
+
+def test_an_upgrade_is_answered_as_the_standard_does() -> None:
+    """With the key of its own example (RFC 6455, 1.3)."""
+    answer = switching("dGhlIHNhbXBsZSBub25jZQ==")
+    assert answer.startswith(b"HTTP/1.1 101 ")
+    assert answer.endswith(b"\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n")
