@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -11,6 +12,8 @@ from msgspec import Struct
 from gateway.auth.door import refused
 from gateway.auth.keyring import Key
 from gateway.auth.tokens import Issuer, TokenRefused, claimed, has_form, verify
+from gateway.limits.bucket import Bucket
+from gateway.limits.quotas import TOLD_AT_ONCE, TOLD_PER_SECOND
 from gateway.principal import Principal
 
 log = structlog.get_logger(__name__)
@@ -54,6 +57,7 @@ class JwtSource:
 
     def __init__(self, trusted: Mapping[str, Trusted]) -> None:
         self._trusted = trusted
+        self._telling = Bucket(TOLD_PER_SECOND, burst=TOLD_AT_ONCE)  # who sends thousands must not fill a disk
 
     def takes(self, token: str) -> bool:
         """Whether it has three parts; no other kind of token has a dot."""
@@ -73,7 +77,8 @@ class JwtSource:
                 raise TokenRefused("key_id")
             return verify(token or "", says, key, trusted.issuer)
         except TokenRefused as error:
-            log.info("token_refused", reason=error.reason, issuer=issuer)
+            if not self._telling.take(1, time.monotonic()):
+                log.info("token_refused", reason=error.reason, issuer=issuer)
             raise refused() from None
 
     async def close(self) -> None:
