@@ -182,7 +182,7 @@ def loop_lag() -> Iterator[list[float]]:
     async def tick() -> None:
         before = time.monotonic()
         while True:
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.005)  # time itself is under test: how late is a sleeper woken?
             now = time.monotonic()
             longest[0] = max(longest[0], now - before - 0.005)
             before = now
