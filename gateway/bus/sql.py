@@ -1,4 +1,4 @@
-"""What is said in SQL, heard by every node whatever its bus (`ledger/sql/functions/inbox.sql`).
+"""What is said in SQL, heard by every node whatever its bus (`ledger/sql/migrations/0006_sql_inbox.sql`).
 
 PostgreSQL's own bus hears it by the way; another one has an ear beside it. After a word of it the inbox is read again
 and again for half a second, else once a second.

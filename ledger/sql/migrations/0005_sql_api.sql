@@ -1,5 +1,4 @@
--- The decision in SQL: what a request does to a task, in the transaction of its caller. As it stands, for reading, after
--- ../schema.sql; the numbered files in ../migrations/ make it, and a test compares. Why: docs/adr/0012-sql-is-an-api.md.
+-- The decision in SQL: what a request does to a task, in the transaction of its caller. Why: docs/adr/0012-sql-is-an-api.md.
 
 -- Which tenant the tasks of a database role belong to. Written by ledger.bind.
 create table ledger.role_tenant (

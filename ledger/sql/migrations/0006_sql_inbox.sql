@@ -1,4 +1,4 @@
--- What is said in SQL on its way to the gateways, and what they make of it. As it stands, for reading, after decide.sql.
+-- What is said in SQL on its way to the gateways, and what they make of it.
 
 -- When the gateways were last told of something said in SQL, in ms. A sequence, because all see at once what one has set.
 create sequence ledger.bell minvalue 0 start 0;

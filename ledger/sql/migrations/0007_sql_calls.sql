@@ -1,5 +1,4 @@
--- What a database role may call: ledger.create, report, cancel, bound to one tenant. As it stands, for reading, after
--- inbox.sql.
+-- What a database role may call: ledger.create, report, cancel, bound to one tenant.
 
 -- A payload on one line: line ends would end a frame of server-sent events. In JSON they stand between its parts only.
 create function ledger.one_line(payload json) returns json

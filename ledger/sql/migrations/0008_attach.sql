@@ -1,5 +1,5 @@
--- Mirrors tables of an application: ledger.attach and detach, and ledger.bind for those who may. As it stands, for reading,
--- after calls.sql. What it costs the application: docs/adr/0012-sql-is-an-api.md.
+-- Mirrors tables of an application: ledger.attach and detach, and ledger.bind for those who may.
+-- What it costs the application: docs/adr/0012-sql-is-an-api.md.
 
 -- How a column of a row is written, as an expression. By its type's output and not by a cast, which may be the application's own:
 -- it would run with the rights of the trigger function.
