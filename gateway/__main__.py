@@ -240,14 +240,9 @@ def _migrate(options: argparse.Namespace) -> int:
     return 1 if options.check and todo else 0
 
 
-def _epoch(options: argparse.Namespace) -> int:
-    settings = LedgerSettings.from_environment(os.environ)
-    with ExitStack() as stack:
-        dsn = settings.direct_database_url or settings.database_url
-        if dsn is None:
-            data_dir = options.data_dir or settings.data_dir
-            dsn = stack.enter_context(EmbeddedPostgres.start(data_dir, existing=True)).dsn
-        if options.action == "show":
+def _epoch(given: argparse.Namespace) -> int:
+    with options.database_of(given) as (settings, dsn):
+        if given.action == "show":
             found = asyncio.run(epoch.show(settings, dsn))
             print(f"{found.name} since {found.started_at:%Y-%m-%dT%H:%M:%SZ}")  # noqa: T201 - for a person
         else:

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, TypeVar
@@ -14,10 +13,10 @@ from typing import Final, TypeVar
 from gateway import audit
 from gateway.auth.api_keys import PREFIX, new_key, principal_of
 from gateway.auth.tokens import NAME
+from gateway.options import database_of
 from gateway.principal import GrantError, parse_grants
 from gateway.telemetry import configure_logging
 from ledger.api_keys import ApiKey, ApiKeys
-from ledger.embedded import EmbeddedPostgres
 from ledger.errors import MigrationError, SettingsError, Unavailable
 from ledger.pool import Pools
 from ledger.settings import LedgerSettings, redacted
@@ -109,12 +108,7 @@ def _note(action: str, key: ApiKey) -> None:
 
 def _ask(options: argparse.Namespace, ask: Callable[[ApiKeys], Awaitable[T]]) -> T:
     """Ask the database that the gateway would use."""
-    settings = LedgerSettings.from_environment(os.environ)
-    with ExitStack() as stack:
-        dsn = settings.direct_database_url or settings.database_url
-        if dsn is None:
-            data_dir = options.data_dir or settings.data_dir
-            dsn = stack.enter_context(EmbeddedPostgres.start(data_dir, existing=True)).dsn
+    with database_of(options) as (settings, dsn):
         return asyncio.run(_asked(settings, dsn, ask))
 
 

@@ -1,14 +1,18 @@
-"""The options of `serve`, and the settings that they make with the environment."""
+"""The options of `serve`, and the settings and the database that options make with the environment."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from gateway.settings import BUSES, DEFAULT_PORT, LOG_LEVELS, GatewaySettings
+from ledger.embedded import EmbeddedPostgres
+from ledger.settings import LedgerSettings
 
 
 def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -93,3 +97,18 @@ def settings_of(options: argparse.Namespace) -> GatewaySettings:
     if options.data_dir is not None:
         settings = replace(settings, ledger=replace(settings.ledger, data_dir=options.data_dir))
     return settings
+
+
+@contextmanager
+def database_of(options: argparse.Namespace) -> Iterator[tuple[LedgerSettings, str]]:
+    """The database that the gateway would use, for a command beside it: one of its own is started for so long.
+
+    Raises `SettingsError`, and `EmbeddedError` where there is none of its own yet.
+    """
+    settings = LedgerSettings.from_environment(os.environ)
+    with ExitStack() as stack:
+        dsn = settings.direct_database_url or settings.database_url
+        if dsn is None:
+            data_dir = options.data_dir or settings.data_dir
+            dsn = stack.enter_context(EmbeddedPostgres.start(data_dir, existing=True)).dsn
+        yield settings, dsn

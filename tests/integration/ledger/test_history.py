@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,16 +12,7 @@ import pytest
 from ledger.machine import Status
 from ledger.model import Create, Task
 from ledger.reader import HISTORY_BYTES, HISTORY_ROWS
-from tests.support.postgres import Cluster, create_database, drop_database
 from tests.support.reading import Ledger, ledger
-
-
-@pytest.fixture(scope="module")
-def shared_database(cluster: Cluster) -> Iterator[str]:
-    """One database for all: each test keeps to a tenant of its own."""
-    dsn = asyncio.run(create_database(cluster))
-    yield dsn
-    asyncio.run(drop_database(cluster, dsn))
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,18 +13,10 @@ from ledger.machine import CancelStage, Liveness, Status
 from ledger.model import Cancel, CancelRequest, Head, Report, Transition
 from ledger.reader import REPLAY_BYTES, REPLAY_ROWS
 from tests.support.limits import QUICK
-from tests.support.postgres import Cluster, address_of, create_database, drop_database, through
+from tests.support.postgres import address_of, through
 from tests.support.proxy import Link, Proxy
 from tests.support.reading import Ledger, ledger
 from tests.support.waiting import WAIT_SECONDS
-
-
-@pytest.fixture(scope="module")
-def shared_database(cluster: Cluster) -> Iterator[str]:
-    """One database for all: each test keeps to a tenant of its own."""
-    dsn = asyncio.run(create_database(cluster))
-    yield dsn
-    asyncio.run(drop_database(cluster, dsn))
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from ledger.model import (
 )
 from tests.support.ledgers import ledger, messages, report, sequences
 from tests.support.node import TENANT
-from tests.support.postgres import Cluster, create_database, drop_database
 
 POISON: dict[str, dict[str, Any]] = {
     "invalid json": {"data": b'{"a": '},
@@ -29,14 +27,6 @@ POISON: dict[str, dict[str, Any]] = {
     "attempt beyond int8": {"attempt": 2**70},
     "n beyond int4": {"attempt": 1, "n": 2**31, "digest": f"{7:032x}"},
 }
-
-
-@pytest.fixture(scope="module")
-def shared_database(cluster: Cluster) -> Iterator[str]:
-    """One database for tests that keep to a tenant of their own."""
-    dsn = asyncio.run(create_database(cluster))
-    yield dsn
-    asyncio.run(drop_database(cluster, dsn))
 
 
 @pytest.mark.parametrize("kind", POISON)
